@@ -1,0 +1,148 @@
+/**
+ * The two native add-ons as TypeScript sees them, and their loader.
+ *
+ * This file is the contract between the languages. Native code takes typed-array views, never a SharedArrayBuffer
+ * itself (Node 20 cannot pass one), keeps a reference to every view it is given, and is called with numbers only on the
+ * token path. Values are validated on this side; native code asserts. Byte counts and offsets are JavaScript numbers:
+ * exact up to 2^53, far beyond any file.
+ */
+import { createRequire } from 'node:module';
+import { MoestreamError } from './errors.ts';
+
+/** native/io: opening model files and reading them into the slab. Every function may be called from any thread. */
+export interface IoAddon {
+  /** Opens a file for reading. `direct` asks for O_DIRECT (Linux) or F_NOCACHE (macOS) and fails where it is refused. */
+  open(path: string, direct: boolean): { fd: number; sizeBytes: number };
+  close(fd: number): void;
+  /**
+   * Reads `byteLength` bytes at `fileOffset` into `into` at `intoOffset`. Interrupted and short reads are continued.
+   * Returns the bytes read: fewer than asked only at the end of the file. A failed read returns `-errno`.
+   */
+  readAt(fd: number, fileOffset: number, byteLength: number, into: Uint8Array, intoOffset: number): number;
+  /** The alignment that direct reads of this file need, in bytes, or 0 when the system does not say. */
+  directAlignment(fd: number): number;
+  /** Asks for huge pages and touches every page, so that no read meets untouched memory. Returns bytes in huge pages or -1. */
+  prefault(view: Uint8Array): number;
+  /** The address of the first byte modulo `modulus`: the engine checks that memory is page-aligned. */
+  addressModulo(view: Uint8Array, modulus: number): number;
+  /** The name of an errno value, such as `EIO`. */
+  errnoName(errno: number): string;
+}
+
+/** What the backend must know of the model; every count is validated before it gets here. */
+export interface BackendConfig {
+  readonly layers: number;
+  readonly hidden: number;
+  readonly vocabulary: number;
+  readonly rmsEpsilon: number;
+  /** One entry per layer: 1 full attention, 0 Gated DeltaNet. */
+  readonly attentionLayers: Uint8Array;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly rotaryDims: number;
+  readonly ropeTheta: number;
+  /** Whether attn_q carries an output gate beside each query head (qwen35moe, qwen3next). */
+  readonly gatedAttention: boolean;
+  /** DeltaNet: 0 in every field when the model has no such layer. */
+  readonly deltaKeyHeads: number;
+  readonly deltaValueHeads: number;
+  readonly deltaHeadDim: number;
+  readonly convKernel: number;
+  /** Key head of value head h: h % keyHeads when tiled (qwen35moe GGUF), floor(h / (valueHeads / keyHeads)) when grouped. */
+  readonly tiledValueHeads: boolean;
+  readonly experts: number;
+  readonly expertsPerToken: number;
+  readonly expertWidth: number;
+  /** Width of the shared expert, 0 when the model has none (qwen3moe). */
+  readonly sharedWidth: number;
+  /** Rows (tokens) that one step may hold at most. */
+  readonly maxRows: number;
+  /** Sequences that are alive at most, each with its own KV cache and DeltaNet state. */
+  readonly maxSequences: number;
+  /** Positions that one sequence may hold at most. */
+  readonly contextLength: number;
+  readonly threads: number;
+  readonly precision: 'exact';
+}
+
+export interface BackendFootprint {
+  readonly kvBytes: number;
+  readonly stateBytes: number;
+  readonly scratchBytes: number;
+}
+
+/** Words of one row in the bound row table. */
+export const ROW_WORDS = 4;
+export const ROW_TOKEN = 0;
+export const ROW_POSITION = 1;
+export const ROW_SEQUENCE = 2;
+
+/**
+ * native/cpu: one model on the CPU. Driven in steps of one layer for a batch of rows; a row is one token of one
+ * sequence. Rows of one sequence stand together in rising position. Used from one thread.
+ *
+ *     begin(rows); for each layer { mix; shared; expert for every selected expert, in any order; combine }; logits
+ */
+export interface Backend {
+  /**
+   * Hands over one dense tensor: `name` is its GGUF name without `blk.N.` and with its suffix (`attn_q.weight`,
+   * `ssm_a`, `token_embd.weight`), `layer` is -1 for tensors outside the layers. `cols` is the contiguous dimension.
+   * One-dimensional tensors have rows = 1. `type` is the ggml type id. Memory stays the caller's and must stay alive.
+   */
+  setTensor(name: string, layer: number, type: number, cols: number, rows: number, bytes: Uint8Array): void;
+  /** The ggml types of the routed experts' matrices in one layer. */
+  setExpertTypes(layer: number, gateType: number, upType: number, downType: number): void;
+  /** Checks that every tensor the architecture needs is there in its right shape. Throws an Error naming what is not. */
+  seal(): void;
+  /** (maxRows, ROW_WORDS) int32, written by the caller before `begin`. */
+  bindRows(rows: Int32Array): void;
+  /** (maxRows, expertsPerToken): `mix` writes the selected experts in descending probability, and their weights. */
+  bindRoutes(ids: Int32Array, weights: Float32Array): void;
+  /** The slab's segments; `expert` names one by its index. */
+  bindSlab(segments: readonly Uint8Array[]): void;
+  /** (slots, vocabulary) float32. */
+  bindLogits(logits: Float32Array): void;
+  /** Empties the KV cache and the DeltaNet state of a sequence. */
+  resetSequence(sequence: number): void;
+  begin(rowCount: number): void;
+  /** Norm, attention or DeltaNet, residual, norm, router: fills the bound routes for every row. */
+  mix(layer: number): void;
+  /** The shared expert; needs no routed expert, so it runs while they are read. No effect when the model has none. */
+  shared(layer: number): void;
+  /** One expert for all the rows that selected it. Byte offsets are relative to the segment's first byte. */
+  expert(layer: number, expert: number, segment: number, gateByte: number, upByte: number, downByte: number): void;
+  /** Weighted sum in router order, shared expert's gate, residual. */
+  combine(layer: number): void;
+  /** Final norm and LM head for `rowCount` rows from `firstRow` into the bound logits from slot `firstSlot`. */
+  logits(firstRow: number, rowCount: number, firstSlot: number): void;
+  /** Ends the backend's threads and frees its memory; any later call throws. */
+  close(): void;
+}
+
+export interface CpuAddon {
+  readonly Backend: new (config: BackendConfig) => Backend;
+  /** What a backend of this configuration will allocate, without allocating it. */
+  footprint(config: BackendConfig): BackendFootprint;
+  /** Dequantises whole blocks of a ggml type into float32: the reference that tests hold against golden vectors. */
+  dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
+  /** Whether the backend multiplies matrices of this ggml type. */
+  supportsType(type: number): boolean;
+}
+
+const require = createRequire(import.meta.url);
+
+function load(name: 'io' | 'cpu'): unknown {
+  const path = `../build/Release/${name}.node`;
+  try {
+    return require(path);
+  } catch (cause) {
+    throw new MoestreamError('NATIVE_MISSING', `the native add-on ${name}.node does not load`, {
+      hint: 'Run `npm run build` in the moestream folder; it needs a C++20 compiler and CMake.',
+      cause,
+    });
+  }
+}
+
+export const loadIo = (): IoAddon => load('io') as IoAddon;
+export const loadCpu = (): CpuAddon => load('cpu') as CpuAddon;
