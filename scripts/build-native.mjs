@@ -6,9 +6,9 @@
  * end in one sentence that says what to install. Needs no network: the Node-API headers are an npm package.
  */
 import { spawnSync } from 'node:child_process';
+import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createRequire } from 'node:module';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
@@ -33,8 +33,15 @@ if (missing.length > 0) {
 }
 
 const cmakeJs = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js');
-const run = spawnSync(process.execPath, [cmakeJs, 'build', '--parallel', '2'], { cwd: root, encoding: 'utf8' });
+const run = spawnSync(process.execPath, [cmakeJs, 'build', '--parallel', '2'], {
+  cwd: root,
+  encoding: 'utf8',
+});
 if (run.status !== 0) {
   process.stderr.write(`${run.stdout ?? ''}${run.stderr ?? ''}`);
-  stop(run.error ? `cmake-js did not start: ${run.error.message}` : 'the native add-ons did not build; the compiler\'s words are above.');
+  stop(
+    run.error
+      ? `cmake-js did not start: ${run.error.message}`
+      : "the native add-ons did not build; the compiler's words are above.",
+  );
 }

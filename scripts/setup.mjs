@@ -40,6 +40,13 @@ if (Math.min(...addons) < nativeSources) {
   step('building the native add-ons', process.execPath, [at('scripts', 'build-native.mjs')]);
 }
 
-if (modifiedMillis(at('dist', '.tsbuildinfo')) < Math.max(newestMillis(at('src')), modifiedMillis(at('tsconfig.json')))) {
-  step('compiling TypeScript', process.execPath, [at('node_modules', 'typescript', 'bin', 'tsc'), '-p', at('tsconfig.json')]);
+if (
+  modifiedMillis(at('dist', '.tsbuildinfo')) <
+  Math.max(newestMillis(at('src')), modifiedMillis(at('tsconfig.json')))
+) {
+  step('compiling TypeScript', process.execPath, [
+    at('node_modules', 'typescript', 'bin', 'tsc'),
+    '-p',
+    at('tsconfig.json'),
+  ]);
 }

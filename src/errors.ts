@@ -75,7 +75,11 @@ export interface WireError {
 export function toWire(error: unknown): WireError {
   if (MoestreamError.is(error)) return { code: error.code, message: error.message, hint: error.hint };
   const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  return { code: 'INTERNAL', message, hint: 'This is a bug in moestream: please report it with this message.' };
+  return {
+    code: 'INTERNAL',
+    message,
+    hint: 'This is a bug in moestream: please report it with this message.',
+  };
 }
 
 export function fromWire(wire: WireError): MoestreamError {

@@ -111,7 +111,14 @@ export interface Backend {
   /** The shared expert; needs no routed expert, so it runs while they are read. No effect when the model has none. */
   shared(layer: number): void;
   /** One expert for all the rows that selected it. Byte offsets are relative to the segment's first byte. */
-  expert(layer: number, expert: number, segment: number, gateByte: number, upByte: number, downByte: number): void;
+  expert(
+    layer: number,
+    expert: number,
+    segment: number,
+    gateByte: number,
+    upByte: number,
+    downByte: number,
+  ): void;
   /** Weighted sum in router order, shared expert's gate, residual. */
   combine(layer: number): void;
   /** Final norm and LM head for `rowCount` rows from `firstRow` into the bound logits from slot `firstSlot`. */

@@ -1,0 +1,336 @@
+// The CPU backend as JavaScript sees it (the interfaces are in src/native.ts).
+//
+// Only this file knows Node-API. It turns arguments into the backend's types, keeps a reference to every view it is
+// given so that no memory is collected under a step, and turns C++ exceptions into JavaScript errors: TypeError for
+// arguments of a wrong kind, Error for everything else. It has no global state: every worker thread loads its own.
+#include <napi.h>
+
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend.h"
+#include "dequantize.h"
+#include "footprint.h"
+
+namespace {
+
+using namespace moestream::cpu;
+
+constexpr double kMaxInteger = 9007199254740991.0;  // 2^53 - 1
+
+Napi::TypeError type_error(Napi::Env env, const std::string& what, const char* kind) {
+  return Napi::TypeError::New(env, what + " must be " + kind);
+}
+
+// An integer from `lowest` to 2^53 - 1.
+std::int64_t integer(const Napi::Value& value, const std::string& what, double lowest = 0) {
+  const bool is_number = value.IsNumber();
+  const double number = is_number ? value.As<Napi::Number>().DoubleValue() : 0;
+  if (!is_number || number != std::trunc(number) || number < lowest || number > kMaxInteger) {
+    throw type_error(value.Env(), what, lowest < 0 ? "an integer" : "a non-negative integer");
+  }
+  return static_cast<std::int64_t>(number);
+}
+
+std::size_t count(const Napi::Value& value, const std::string& what) {
+  return static_cast<std::size_t>(integer(value, what));
+}
+
+std::uint32_t type_id(const Napi::Value& value, const std::string& what) {
+  const std::int64_t id = integer(value, what);
+  if (id > 0xffffffff) throw type_error(value.Env(), what, "a ggml type id");
+  return static_cast<std::uint32_t>(id);
+}
+
+template <class Element>
+constexpr napi_typedarray_type kArrayType = napi_uint8_array;
+template <>
+constexpr napi_typedarray_type kArrayType<std::int32_t> = napi_int32_array;
+template <>
+constexpr napi_typedarray_type kArrayType<float> = napi_float32_array;
+
+// The memory of a typed array. Views over shared memory are fine; shared memory itself is not (Node 20 refuses it).
+template <class Element>
+std::span<Element> view(const Napi::Value& value, const std::string& what, const char* kind) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != kArrayType<Element>) {
+    throw type_error(value.Env(), what, kind);
+  }
+  auto array = value.As<Napi::TypedArrayOf<Element>>();
+  return {array.Data(), array.ElementLength()};
+}
+
+std::span<std::uint8_t> bytes_view(const Napi::Value& value, const std::string& what) {
+  return view<std::uint8_t>(value, what, "a Uint8Array");
+}
+
+class ConfigReader {
+ public:
+  explicit ConfigReader(const Napi::Value& value) {
+    if (!value.IsObject()) throw type_error(value.Env(), "config", "an object");
+    object_ = value.As<Napi::Object>();
+  }
+
+  Napi::Value member(const char* name) const { return object_.Get(name); }
+  std::size_t size(const char* name) const { return count(member(name), name); }
+
+  double number(const char* name) const {
+    if (!member(name).IsNumber()) throw type_error(object_.Env(), name, "a number");
+    return member(name).As<Napi::Number>().DoubleValue();
+  }
+
+  bool flag(const char* name) const {
+    if (!member(name).IsBoolean()) throw type_error(object_.Env(), name, "a boolean");
+    return member(name).As<Napi::Boolean>().Value();
+  }
+
+ private:
+  Napi::Object object_;
+};
+
+void check_precision(const ConfigReader& reader) {
+  const Napi::Value precision = reader.member("precision");
+  if (!precision.IsString() || precision.As<Napi::String>().Utf8Value() != "exact") {
+    throw type_error(precision.Env(), "precision", "'exact'");
+  }
+}
+
+ModelConfig read_config(const Napi::Value& value) {
+  const ConfigReader reader(value);
+  check_precision(reader);
+  const auto attention_layers = bytes_view(reader.member("attentionLayers"), "attentionLayers");
+  return ModelConfig{
+      .layers = reader.size("layers"),
+      .hidden = reader.size("hidden"),
+      .vocabulary = reader.size("vocabulary"),
+      .rms_epsilon = static_cast<float>(reader.number("rmsEpsilon")),
+      .attention_layers = {attention_layers.begin(), attention_layers.end()},
+      .heads = reader.size("heads"),
+      .kv_heads = reader.size("kvHeads"),
+      .head_dim = reader.size("headDim"),
+      .rotary_dims = reader.size("rotaryDims"),
+      .rope_theta = reader.number("ropeTheta"),
+      .gated_attention = reader.flag("gatedAttention"),
+      .delta_key_heads = reader.size("deltaKeyHeads"),
+      .delta_value_heads = reader.size("deltaValueHeads"),
+      .delta_head_dim = reader.size("deltaHeadDim"),
+      .conv_kernel = reader.size("convKernel"),
+      .tiled_value_heads = reader.flag("tiledValueHeads"),
+      .experts = reader.size("experts"),
+      .experts_per_token = reader.size("expertsPerToken"),
+      .expert_width = reader.size("expertWidth"),
+      .shared_width = reader.size("sharedWidth"),
+      .max_rows = reader.size("maxRows"),
+      .max_sequences = reader.size("maxSequences"),
+      .context_length = reader.size("contextLength"),
+      .threads = reader.size("threads"),
+  };
+}
+
+// Runs `work`; what it throws reaches JavaScript as an Error with the same words.
+template <class Work>
+auto guarded(Napi::Env env, const Work& work) {
+  try {
+    return work();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw Napi::Error::New(env, "the system has no memory for the backend's buffers");
+  } catch (const std::exception& error) {
+    throw Napi::Error::New(env, error.what());
+  }
+}
+
+class BackendObject : public Napi::ObjectWrap<BackendObject> {
+ public:
+  explicit BackendObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BackendObject>(info) {
+    guarded(info.Env(), [&] { backend_ = std::make_unique<Backend>(read_config(info[0])); });
+  }
+
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "Backend",
+                       {
+                           InstanceMethod<&BackendObject::set_tensor>("setTensor"),
+                           InstanceMethod<&BackendObject::set_expert_types>("setExpertTypes"),
+                           InstanceMethod<&BackendObject::seal>("seal"),
+                           InstanceMethod<&BackendObject::bind_rows>("bindRows"),
+                           InstanceMethod<&BackendObject::bind_routes>("bindRoutes"),
+                           InstanceMethod<&BackendObject::bind_slab>("bindSlab"),
+                           InstanceMethod<&BackendObject::bind_logits>("bindLogits"),
+                           InstanceMethod<&BackendObject::reset_sequence>("resetSequence"),
+                           InstanceMethod<&BackendObject::begin>("begin"),
+                           InstanceMethod<&BackendObject::mix>("mix"),
+                           InstanceMethod<&BackendObject::shared>("shared"),
+                           InstanceMethod<&BackendObject::expert>("expert"),
+                           InstanceMethod<&BackendObject::combine>("combine"),
+                           InstanceMethod<&BackendObject::logits>("logits"),
+                           InstanceMethod<&BackendObject::close>("close"),
+                       });
+  }
+
+ private:
+  void set_tensor(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      if (!info[0].IsString()) throw type_error(info.Env(), "name", "a string");
+      const std::string name = info[0].As<Napi::String>().Utf8Value();
+      const auto bytes = bytes_view(info[5], "bytes");
+      open().unsealed_weights().set(name, integer(info[1], "layer", -1), type_id(info[2], "type"),
+                                    count(info[3], "cols"), count(info[4], "rows"), bytes);
+      tensors_.push_back(keep(info[5]));
+    });
+  }
+
+  void set_expert_types(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      open().unsealed_weights().set_expert_types(count(info[0], "layer"), type_id(info[1], "gateType"),
+                                                 type_id(info[2], "upType"), type_id(info[3], "downType"));
+    });
+  }
+
+  void seal(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().seal(); });
+  }
+
+  void bind_rows(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      open().bind_rows(view<std::int32_t>(info[0], "rows", "an Int32Array"));
+      rows_ = keep(info[0]);
+    });
+  }
+
+  void bind_routes(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      open().bind_routes(view<std::int32_t>(info[0], "ids", "an Int32Array"),
+                         view<float>(info[1], "weights", "a Float32Array"));
+      route_ids_ = keep(info[0]);
+      route_weights_ = keep(info[1]);
+    });
+  }
+
+  void bind_slab(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      if (!info[0].IsArray()) throw type_error(info.Env(), "segments", "an array");
+      const Napi::Array array = info[0].As<Napi::Array>();
+      std::vector<std::span<const std::uint8_t>> segments;
+      std::vector<Napi::Reference<Napi::Value>> references;
+      for (std::uint32_t i = 0; i < array.Length(); ++i) {
+        const Napi::Value segment = array.Get(i);
+        segments.push_back(bytes_view(segment, "segments[" + std::to_string(i) + "]"));
+        references.push_back(keep(segment));
+      }
+      open().bind_slab(std::move(segments));
+      slab_ = std::move(references);
+    });
+  }
+
+  void bind_logits(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      open().bind_logits(view<float>(info[0], "logits", "a Float32Array"));
+      logits_ = keep(info[0]);
+    });
+  }
+
+  void reset_sequence(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().reset_sequence(count(info[0], "sequence")); });
+  }
+
+  void begin(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().begin(count(info[0], "rowCount")); });
+  }
+
+  void mix(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().mix(count(info[0], "layer")); });
+  }
+
+  void shared(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().shared(count(info[0], "layer")); });
+  }
+
+  void expert(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      open().expert(count(info[0], "layer"), count(info[1], "expert"), count(info[2], "segment"),
+                    count(info[3], "gateByte"), count(info[4], "upByte"), count(info[5], "downByte"));
+    });
+  }
+
+  void combine(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().combine(count(info[0], "layer")); });
+  }
+
+  void logits(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      open().logits(count(info[0], "firstRow"), count(info[1], "rowCount"), count(info[2], "firstSlot"));
+    });
+  }
+
+  void close(const Napi::CallbackInfo&) {
+    backend_.reset();
+    tensors_.clear();
+    slab_.clear();
+    rows_.Reset();
+    route_ids_.Reset();
+    route_weights_.Reset();
+    logits_.Reset();
+  }
+
+  Backend& open() {
+    if (backend_ == nullptr) throw std::logic_error("the backend is closed");
+    return *backend_;
+  }
+
+  static Napi::Reference<Napi::Value> keep(const Napi::Value& value) {
+    return Napi::Reference<Napi::Value>::New(value, 1);
+  }
+
+  std::unique_ptr<Backend> backend_;
+  std::vector<Napi::Reference<Napi::Value>> tensors_;
+  std::vector<Napi::Reference<Napi::Value>> slab_;
+  Napi::Reference<Napi::Value> rows_;
+  Napi::Reference<Napi::Value> route_ids_;
+  Napi::Reference<Napi::Value> route_weights_;
+  Napi::Reference<Napi::Value> logits_;
+};
+
+Napi::Value footprint_of(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const Footprint bytes = footprint(read_config(info[0]));
+    const Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("kvBytes", static_cast<double>(bytes.kv_bytes));
+    result.Set("stateBytes", static_cast<double>(bytes.state_bytes));
+    result.Set("scratchBytes", static_cast<double>(bytes.scratch_bytes));
+    return result;
+  });
+}
+
+void dequantize(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const TypeTraits* traits = find_type(type_id(info[0], "type"));
+    const auto blocks = bytes_view(info[1], "blocks");
+    const auto out = view<float>(info[2], "out", "a Float32Array");
+    if (traits == nullptr) throw std::invalid_argument("this tensor type is not supported");
+    const std::size_t values = blocks.size() / traits->block_bytes * traits->block_values;
+    if (blocks.size() % traits->block_bytes != 0 || out.size() != values) {
+      throw std::invalid_argument("blocks must be whole and out as long as their values");
+    }
+    row_dequantizer(traits->type)(blocks.data(), out.data(), values);
+  });
+}
+
+Napi::Value supports_type(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), find_type(type_id(info[0], "type")) != nullptr);
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  exports.Set("Backend", BackendObject::define(env));
+  exports.Set("footprint", Napi::Function::New<footprint_of>(env, "footprint"));
+  exports.Set("dequantize", Napi::Function::New<dequantize>(env, "dequantize"));
+  exports.Set("supportsType", Napi::Function::New<supports_type>(env, "supportsType"));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(cpu, initialise)

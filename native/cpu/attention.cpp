@@ -1,0 +1,110 @@
+// The four stages of attention.h: projections, keys and values into the cache, heads, output projection.
+#include "attention.h"
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "elementary.h"
+#include "norm.h"
+#include "rope.h"
+
+namespace moestream::cpu {
+namespace {
+
+void project(const Step& step, const LayerWeights& weights) {
+  const ScratchLayout& plan = step.plan();
+  const std::array<Product, 3> products{{
+      {weights.query, step.scratch.at(plan.query)},
+      {weights.key, step.scratch.at(plan.key)},
+      {weights.value, step.scratch.at(plan.value)},
+  }};
+  step.multiplier.multiply(step.input(plan.normed, step.config.hidden), step.every_row(), products);
+}
+
+void norm_and_rotate(const Step& step, const Vector& norm, std::size_t row, float* head) {
+  const ModelConfig& config = step.config;
+  rms_norm(step.kernels, head, norm.data(), config.rms_epsilon, config.head_dim, head);
+  rotate(head, config.rotary_dims, step.scratch.at(step.plan().rotations) + row * config.rotary_dims);
+}
+
+void fill_cache(const Step& step, const LayerWeights& weights, std::size_t layer) {
+  const ModelConfig& config = step.config;
+  const std::size_t dim = config.head_dim;
+  const auto work = [&](std::size_t begin, std::size_t end, std::size_t) {
+    for (std::size_t r = begin; r < end; ++r) {
+      const Row& row = step.batch.rows[r];
+      float* const key = step.scratch.at(step.plan().key) + r * config.kv_width();
+      const float* const value = step.scratch.at(step.plan().value) + r * config.kv_width();
+      for (std::size_t head = 0; head < config.kv_heads; ++head) {
+        norm_and_rotate(step, weights.key_norm, r, key + head * dim);
+        float* const keys = step.sequences.keys(row.sequence, layer, head);
+        float* const values = step.sequences.values(row.sequence, layer, head);
+        std::memcpy(keys + row.position * dim, key + head * dim, dim * sizeof(float));
+        std::memcpy(values + row.position * dim, value + head * dim, dim * sizeof(float));
+      }
+    }
+  };
+  step.pool.run(step.row_count(), grain_of(config.kv_width() * 8), work);
+}
+
+// scores becomes exp(score - maximum); returns their sum, in double so that long contexts lose nothing.
+float soften(float* scores, std::size_t count, float maximum) {
+  double sum = 0;
+  for (std::size_t p = 0; p < count; ++p) scores[p] = exp_float(scores[p] - maximum);
+  for (std::size_t p = 0; p < count; ++p) sum += static_cast<double>(scores[p]);
+  return static_cast<float>(sum);
+}
+
+void attend_head(const Step& step, const LayerWeights& weights, std::size_t layer, std::size_t r, std::size_t head,
+                 std::size_t thread) {
+  const ModelConfig& config = step.config;
+  const ScratchLayout& plan = step.plan();
+  const std::size_t dim = config.head_dim;
+  const Row& row = step.batch.rows[r];
+  const std::size_t positions = row.position + 1;
+  const std::size_t kv_head = head / (config.heads / config.kv_heads);
+  const float* const keys = step.sequences.keys(row.sequence, layer, kv_head);
+  const float* const values = step.sequences.values(row.sequence, layer, kv_head);
+
+  float* const query = step.scratch.at(plan.query) + r * config.query_width() + head * config.query_head_width();
+  norm_and_rotate(step, weights.query_norm, r, query);
+
+  float* const scores = step.scratch.at(plan.scores) + thread * config.context_length;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (std::size_t p = 0; p < positions; ++p) {
+    scores[p] = step.kernels.dot(query, keys + p * dim, dim) * scale;
+    maximum = scores[p] > maximum ? scores[p] : maximum;
+  }
+  const float sum = soften(scores, positions, maximum);
+
+  float* const out = step.scratch.at(plan.attended) + r * config.attended_width() + head * dim;
+  std::memset(out, 0, dim * sizeof(float));
+  for (std::size_t p = 0; p < positions; ++p) step.kernels.add_scaled(out, values + p * dim, scores[p], dim);
+  for (std::size_t i = 0; i < dim; ++i) out[i] /= sum;
+  if (config.gated_attention) {
+    const float* const gate = query + dim;
+    for (std::size_t i = 0; i < dim; ++i) out[i] *= sigmoid(gate[i]);
+  }
+}
+
+}  // namespace
+
+void run_attention(const Step& step, const LayerWeights& weights, std::size_t layer) {
+  const ModelConfig& config = step.config;
+  project(step, weights);
+  fill_cache(step, weights, layer);
+  const auto work = [&](std::size_t begin, std::size_t end, std::size_t thread) {
+    for (std::size_t unit = begin; unit < end; ++unit) {
+      attend_head(step, weights, layer, unit / config.heads, unit % config.heads, thread);
+    }
+  };
+  const std::size_t operations = step.batch.rows.back().position * config.head_dim;
+  step.pool.run(step.row_count() * config.heads, grain_of(operations), work);
+  const std::array<Product, 1> output{{{weights.attention_out, step.scratch.at(step.plan().mixed)}}};
+  step.multiplier.multiply(step.input(step.plan().attended, config.attended_width()), step.every_row(), output);
+}
+
+}  // namespace moestream::cpu

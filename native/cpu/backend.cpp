@@ -1,0 +1,251 @@
+// The steps of backend.h. Inputs are copied out of shared memory when a step begins (rows) and kept beside the copies
+// that the caller reads (routes), so nothing another thread writes later can change a step under way.
+#include "backend.h"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "attention.h"
+#include "delta_net.h"
+#include "dequantize.h"
+#include "norm.h"
+#include "rope.h"
+#include "router.h"
+
+namespace moestream::cpu {
+namespace {
+
+constexpr std::size_t kRowWords = 4;
+
+ModelConfig validated(ModelConfig config) {
+  config.validate();
+  return config;
+}
+
+[[noreturn]] void refuse(const std::string& sentence) { throw std::logic_error(sentence); }
+
+}  // namespace
+
+Backend::Backend(ModelConfig config)
+    : config_(validated(std::move(config))),
+      scratch_(config_),
+      sequences_(config_),
+      pool_(config_.threads),
+      multiplier_(pool_, scratch_.all(scratch_.plan.weight_rows), config_.max_cols()),
+      weights_(config_),
+      step_{config_, batch_, scratch_, sequences_, multiplier_, vector_kernels(), pool_} {
+  const std::span<std::uint32_t> rows = scratch_.all(scratch_.plan.all_rows);
+  std::iota(rows.begin(), rows.end(), 0u);
+}
+
+Weights& Backend::unsealed_weights() {
+  if (sealed_) refuse("the backend is sealed: its tensors cannot change");
+  return weights_;
+}
+
+void Backend::seal() {
+  unsealed_weights().seal();
+  sealed_ = true;
+}
+
+void Backend::bind_rows(std::span<const std::int32_t> rows) {
+  if (rows.size() < config_.max_rows * kRowWords) refuse("the row table is shorter than maxRows");
+  rows_ = rows;
+}
+
+void Backend::bind_routes(std::span<std::int32_t> ids, std::span<float> weights) {
+  const std::size_t needed = config_.max_rows * config_.experts_per_token;
+  if (ids.size() < needed || weights.size() < needed) refuse("the route tables are shorter than maxRows");
+  route_ids_ = ids;
+  route_weights_ = weights;
+}
+
+void Backend::bind_slab(std::vector<std::span<const std::uint8_t>> segments) { slab_ = std::move(segments); }
+
+void Backend::bind_logits(std::span<float> logits) { logits_ = logits; }
+
+void Backend::reset_sequence(std::size_t sequence) {
+  if (sequence >= config_.max_sequences) refuse("sequence " + std::to_string(sequence) + " does not exist");
+  const bool in_step = next_ != Next::kBegin && std::ranges::any_of(batch_.runs, [sequence](const Run& run) {
+    return run.sequence == sequence;
+  });
+  if (in_step) next_ = Next::kBegin;
+  sequences_.reset(sequence);
+}
+
+void Backend::expect(Next next, const char* call) const {
+  if (!sealed_) refuse(std::string(call) + " before seal");
+  if (next_ != next) refuse(std::string(call) + " is not the next call of this step");
+}
+
+void Backend::expect_layer(Next next, std::size_t layer, const char* call) const {
+  expect(next, call);
+  if (layer != next_layer_) {
+    refuse(std::string(call) + " of layer " + std::to_string(layer) + " while layer " + std::to_string(next_layer_) +
+           " is computed");
+  }
+}
+
+Batch Backend::read_batch(std::size_t row_count) const {
+  Batch batch;
+  std::vector<bool> seen(config_.max_sequences, false);
+  for (std::size_t r = 0; r < row_count; ++r) {
+    const std::int32_t* const words = rows_.data() + r * kRowWords;
+    // A negative word becomes a number beyond every bound.
+    const Row row{static_cast<std::size_t>(words[0]), static_cast<std::size_t>(words[1]),
+                  static_cast<std::size_t>(words[2])};
+    const std::string name = "row " + std::to_string(r);
+    if (row.token >= config_.vocabulary) refuse(name + " has token " + std::to_string(words[0]));
+    if (row.sequence >= config_.max_sequences) refuse(name + " has sequence " + std::to_string(words[2]));
+    const bool continues = !batch.runs.empty() && batch.runs.back().sequence == row.sequence;
+    if (!continues) {
+      if (seen[row.sequence]) refuse(name + ": the rows of a sequence must stand together");
+      if (!sequences_.settled(row.sequence)) refuse(name + ": the sequence's last step did not end; reset it");
+      seen[row.sequence] = true;
+      batch.runs.push_back({r, 0, row.sequence});
+    }
+    Run& run = batch.runs.back();
+    const std::size_t expected = sequences_.token_count(row.sequence) + run.row_count;
+    if (row.position != expected || row.position >= config_.context_length) {
+      refuse(name + " has position " + std::to_string(words[1]) + ", its sequence goes on at " +
+             std::to_string(expected) + " of " + std::to_string(config_.context_length));
+    }
+    ++run.row_count;
+    batch.rows.push_back(row);
+  }
+  return batch;
+}
+
+void Backend::embed() {
+  const Matrix& table = weights_.global().embedding;
+  const std::size_t bytes = row_bytes(table.type, table.cols);
+  const RowDequantizer dequantize = row_dequantizer(table.type);
+  for (std::size_t r = 0; r < batch_.rows.size(); ++r) {
+    const Row& row = batch_.rows[r];
+    dequantize(table.data + row.token * bytes, scratch_.at(scratch_.plan.stream) + r * config_.hidden, config_.hidden);
+    if (config_.attention_layer_count() > 0) {
+      fill_rotation(row.position, config_.rotary_dims, config_.rope_theta,
+                    scratch_.at(scratch_.plan.rotations) + r * config_.rotary_dims);
+    }
+  }
+}
+
+void Backend::begin(std::size_t row_count) {
+  if (!sealed_) refuse("begin before seal");
+  if (rows_.empty() || route_ids_.empty()) refuse("begin before bindRows and bindRoutes");
+  if (row_count == 0 || row_count > config_.max_rows) refuse("a step has 1 to maxRows rows");
+  batch_ = read_batch(row_count);
+  for (const Run& run : batch_.runs) sequences_.extend(run.sequence, run.row_count);
+  embed();
+  next_ = Next::kMix;
+  next_layer_ = 0;
+}
+
+// `normed` = norm of `stream`; row first_row comes to stand first.
+void Backend::norm_stream(std::size_t first_row, std::size_t row_count, const Vector& weight) {
+  const std::size_t hidden = config_.hidden;
+  const float* const stream = scratch_.at(scratch_.plan.stream) + first_row * hidden;
+  float* const normed = scratch_.at(scratch_.plan.normed);
+  pool_.run(row_count, grain_of(hidden), [&](std::size_t begin, std::size_t end, std::size_t) {
+    for (std::size_t r = begin; r < end; ++r) {
+      rms_norm(step_.kernels, stream + r * hidden, weight.data(), config_.rms_epsilon, hidden, normed + r * hidden);
+    }
+  });
+}
+
+void Backend::add_mixed() {
+  float* const stream = scratch_.at(scratch_.plan.stream);
+  const float* const mixed = scratch_.at(scratch_.plan.mixed);
+  const std::size_t count = step_.row_count() * config_.hidden;
+  pool_.run(count, grain_of(1), [&](std::size_t begin, std::size_t end, std::size_t) {
+    step_.kernels.add_scaled(stream + begin, mixed + begin, 1.0f, end - begin);
+  });
+}
+
+void Backend::publish_routes() const {
+  const std::size_t count = step_.row_count() * config_.experts_per_token;
+  std::copy_n(scratch_.at(scratch_.plan.route_ids), count, route_ids_.data());
+  std::copy_n(scratch_.at(scratch_.plan.route_weights), count, route_weights_.data());
+}
+
+void Backend::mix(std::size_t layer) {
+  expect_layer(Next::kMix, layer, "mix");
+  next_ = Next::kBegin;  // where a step that fails below is left: its sequences stay unsettled
+  const LayerWeights& weights = weights_.layer(layer);
+  norm_stream(0, step_.row_count(), weights.mixer_norm);
+  if (config_.is_attention(layer)) {
+    run_attention(step_, weights, layer);
+  } else {
+    run_delta_net(step_, weights, layer);
+  }
+  add_mixed();
+  norm_stream(0, step_.row_count(), weights.moe_norm);
+  run_router(step_, weights, layer);
+  publish_routes();
+  begin_experts(step_);
+  shared_done_ = config_.shared_width == 0;
+  next_ = Next::kCombine;
+}
+
+void Backend::shared(std::size_t layer) {
+  expect_layer(Next::kCombine, layer, "shared");
+  if (config_.shared_width == 0) return;
+  run_shared_expert(step_, weights_.layer(layer));
+  shared_done_ = true;
+}
+
+Matrix Backend::slab_matrix(std::size_t segment, std::size_t byte_offset, TensorType type, std::size_t cols,
+                            std::size_t rows) const {
+  if (segment >= slab_.size()) refuse("slab segment " + std::to_string(segment) + " is not bound");
+  const std::size_t bytes = rows * row_bytes(type, cols);
+  const std::span<const std::uint8_t> memory = slab_[segment];
+  if (byte_offset > memory.size() || bytes > memory.size() - byte_offset) {
+    refuse("an expert at byte " + std::to_string(byte_offset) + " reaches beyond its slab segment");
+  }
+  return Matrix{type, cols, rows, memory.data() + byte_offset};
+}
+
+void Backend::expert(std::size_t layer, std::size_t expert, std::size_t segment, std::size_t gate_byte,
+                     std::size_t up_byte, std::size_t down_byte) {
+  expect_layer(Next::kCombine, layer, "expert");
+  const ExpertTypes& types = weights_.layer(layer).expert_types;
+  const ExpertWeights blocks{
+      .gate = slab_matrix(segment, gate_byte, types.gate, config_.hidden, config_.expert_width),
+      .up = slab_matrix(segment, up_byte, types.up, config_.hidden, config_.expert_width),
+      .down = slab_matrix(segment, down_byte, types.down, config_.expert_width, config_.hidden),
+  };
+  run_expert(step_, blocks, expert);
+}
+
+void Backend::combine(std::size_t layer) {
+  expect_layer(Next::kCombine, layer, "combine");
+  if (!shared_done_) refuse("combine before the shared expert of layer " + std::to_string(layer));
+  combine_experts(step_);
+  ++next_layer_;
+  if (next_layer_ < config_.layers) {
+    next_ = Next::kMix;
+    return;
+  }
+  next_ = Next::kLogits;
+  for (const Run& run : batch_.runs) sequences_.settle(run.sequence);
+}
+
+void Backend::logits(std::size_t first_row, std::size_t row_count, std::size_t first_slot) {
+  expect(Next::kLogits, "logits");
+  const std::size_t slots = logits_.size() / config_.vocabulary;
+  const std::size_t rows_left = step_.row_count() - std::min(first_row, step_.row_count());
+  if (row_count > rows_left) refuse("logits of rows that are not in this step");
+  if (first_slot > slots || row_count > slots - first_slot) refuse("logits beyond the bound slots");
+  if (row_count == 0) return;
+  norm_stream(first_row, row_count, weights_.global().final_norm);
+  const std::span<const std::uint32_t> rows = scratch_.all(scratch_.plan.all_rows).first(row_count);
+  const Activations input(scratch_.all(scratch_.plan.normed).first(row_count * config_.hidden), config_.hidden);
+  const std::array<Product, 1> head{{{weights_.global().head, logits_.data() + first_slot * config_.vocabulary}}};
+  multiplier_.multiply(input, {rows, rows}, head);
+}
+
+}  // namespace moestream::cpu

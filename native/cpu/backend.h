@@ -1,0 +1,77 @@
+// One model on the CPU, driven in steps of one layer for a batch of rows.
+//
+// The caller reads experts while this computes, so the order of calls is the contract: begin; for each layer mix,
+// shared, expert for every chosen expert, combine; then logits. Each call checks that it is the next one and throws
+// std::logic_error otherwise, before anything is changed. Used from one thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "moe.h"
+#include "step.h"
+#include "weights.h"
+
+namespace moestream::cpu {
+
+class Backend {
+ public:
+  // Throws std::invalid_argument, std::length_error or std::bad_alloc.
+  explicit Backend(ModelConfig config);
+
+  const ModelConfig& config() const { return config_; }
+  Weights& unsealed_weights();
+  void seal();
+
+  void bind_rows(std::span<const std::int32_t> rows);
+  void bind_routes(std::span<std::int32_t> ids, std::span<float> weights);
+  void bind_slab(std::vector<std::span<const std::uint8_t>> segments);
+  void bind_logits(std::span<float> logits);
+
+  void reset_sequence(std::size_t sequence);
+  void begin(std::size_t row_count);
+  void mix(std::size_t layer);
+  void shared(std::size_t layer);
+  void expert(std::size_t layer, std::size_t expert, std::size_t segment, std::size_t gate_byte, std::size_t up_byte,
+              std::size_t down_byte);
+  void combine(std::size_t layer);
+  void logits(std::size_t first_row, std::size_t row_count, std::size_t first_slot);
+
+ private:
+  enum class Next { kBegin, kMix, kCombine, kLogits };
+
+  void expect(Next next, const char* call) const;
+  void expect_layer(Next next, std::size_t layer, const char* call) const;
+  Batch read_batch(std::size_t row_count) const;
+  void embed();
+  void norm_stream(std::size_t first_row, std::size_t row_count, const Vector& weight);
+  void add_mixed();
+  void publish_routes() const;
+  Matrix slab_matrix(std::size_t segment, std::size_t byte_offset, TensorType type, std::size_t cols,
+                     std::size_t rows) const;
+
+  const ModelConfig config_;
+  Scratch scratch_;
+  SequenceStore sequences_;
+  ThreadPool pool_;
+  Multiplier multiplier_;
+  Weights weights_;
+  Batch batch_;
+  Step step_;
+
+  std::span<const std::int32_t> rows_;  // (maxRows, 4): token, position, sequence, 0
+  std::span<std::int32_t> route_ids_;   // (maxRows, expertsPerToken)
+  std::span<float> route_weights_;      // (maxRows, expertsPerToken)
+  std::vector<std::span<const std::uint8_t>> slab_;
+  std::span<float> logits_;             // (slots, vocabulary)
+
+  bool sealed_ = false;
+  Next next_ = Next::kBegin;
+  std::size_t next_layer_ = 0;
+  bool shared_done_ = false;
+};
+
+}  // namespace moestream::cpu

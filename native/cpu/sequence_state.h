@@ -1,0 +1,54 @@
+// What a sequence remembers between steps: keys and values of its attention layers, and for each DeltaNet layer the
+// last inputs of the convolution and one state matrix per value head.
+//
+// A state matrix cannot be rolled back, so a step that ends halfway leaves its sequences unsettled, and an unsettled
+// sequence takes no more tokens until it is reset. Everything is float32: 61 KB of keys and values per position and
+// 195 MB of state per sequence for 397B parameters.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "memory.h"
+#include "model_config.h"
+
+namespace moestream::cpu {
+
+class SequenceStore {
+ public:
+  explicit SequenceStore(const ModelConfig& config);
+
+  // (contextLength, headDim) of one head.
+  float* keys(std::size_t sequence, std::size_t layer, std::size_t kv_head) const;
+  float* values(std::size_t sequence, std::size_t layer, std::size_t kv_head) const;
+  // (convKernel - 1, convChannels), oldest first.
+  float* conv_history(std::size_t sequence, std::size_t layer) const;
+  // (deltaHeadDim keys, deltaHeadDim values) of one value head.
+  float* delta_state(std::size_t sequence, std::size_t layer, std::size_t value_head) const;
+
+  std::size_t token_count(std::size_t sequence) const { return sequences_[sequence].token_count; }
+  bool settled(std::size_t sequence) const { return sequences_[sequence].settled; }
+  void extend(std::size_t sequence, std::size_t tokens);
+  void settle(std::size_t sequence) { sequences_[sequence].settled = true; }
+  void reset(std::size_t sequence);
+
+  static std::size_t kv_bytes(const ModelConfig& config);
+  static std::size_t state_bytes(const ModelConfig& config);
+
+ private:
+  struct Sequence {
+    std::size_t token_count = 0;
+    bool settled = true;
+  };
+
+  float* kv_head(std::size_t sequence, std::size_t layer, std::size_t which, std::size_t kv_head) const;
+  float* delta_layer(std::size_t sequence, std::size_t layer) const;
+
+  const ModelConfig& config_;
+  std::vector<std::size_t> ordinal_;  // (layers): number of earlier layers of the same kind
+  Memory kv_;                         // (sequences, attention layers, 2, kvHeads, contextLength, headDim)
+  Memory state_;                      // (sequences, DeltaNet layers, history then states)
+  std::vector<Sequence> sequences_;
+};
+
+}  // namespace moestream::cpu

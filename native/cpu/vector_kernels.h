@@ -1,0 +1,38 @@
+// The inner loops, compiled once per instruction set and chosen when the process starts.
+//
+// All versions give the same bits: a dot product always runs in 32 float lanes (value i in lane i % 32, multiply then
+// add, never fused) and ends in one fixed tree, so wider registers change only how many lanes go at a time. 32 lanes
+// are two AVX-512, four AVX or eight SSE and NEON registers, enough to hide the latency of an addition.
+#pragma once
+
+#include <cstddef>
+
+namespace moestream::cpu {
+
+struct DeltaStep {
+  float* state;        // (headDim keys, headDim values), updated in place
+  const float* query;  // (headDim)
+  const float* key;    // (headDim)
+  const float* value;  // (headDim)
+  float* update;       // (headDim), scratch
+  float* output;       // (headDim)
+  float decay;
+  float beta;
+  std::size_t head_dim;
+};
+
+struct VectorKernels {
+  const char* name;
+  float (*dot)(const float* a, const float* b, std::size_t count);
+  // Two dot products with the same `a`: bit for bit dot(a, b0) and dot(a, b1), for one reading of `a`.
+  void (*dot_pair)(const float* a, const float* b0, const float* b1, std::size_t count, float* out0, float* out1);
+  // into[i] += from[i] * scale
+  void (*add_scaled)(float* into, const float* from, float scale, std::size_t count);
+  // One token of the gated delta rule for one head.
+  void (*delta_step)(const DeltaStep& step);
+};
+
+// The best version that this processor runs.
+const VectorKernels& vector_kernels();
+
+}  // namespace moestream::cpu

@@ -1,0 +1,131 @@
+// The read add-on: the thin skin between file_reader, memory and JavaScript. No state: every reader thread loads it.
+#include <napi.h>
+
+#include <cstring>
+#include <system_error>
+
+#include "file_reader.h"
+#include "memory.h"
+
+namespace {
+
+using moestream::io::close_file;
+using moestream::io::direct_alignment_bytes;
+using moestream::io::huge_page_bytes;
+using moestream::io::open_file;
+using moestream::io::prefault;
+using moestream::io::read_at;
+
+// JavaScript numbers are exact up to 2^53.
+constexpr double largest_exact = 9007199254740992.0;
+
+std::uint64_t count_argument(const Napi::CallbackInfo& info, std::size_t index, const char* name) {
+  const double value = info[index].IsNumber() ? info[index].As<Napi::Number>().DoubleValue() : -1;
+  if (!(value >= 0 && value <= largest_exact && value == static_cast<double>(static_cast<std::uint64_t>(value)))) {
+    throw Napi::TypeError::New(info.Env(), std::string("expected a non-negative integer for ") + name);
+  }
+  return static_cast<std::uint64_t>(value);
+}
+
+int fd_argument(const Napi::CallbackInfo& info, std::size_t index) {
+  return static_cast<int>(count_argument(info, index, "fd"));
+}
+
+std::span<std::byte> view_argument(const Napi::CallbackInfo& info, std::size_t index) {
+  if (!info[index].IsTypedArray()) throw Napi::TypeError::New(info.Env(), "expected a Uint8Array");
+  auto array = info[index].As<Napi::Uint8Array>();
+  return {reinterpret_cast<std::byte*>(array.Data()), array.ByteLength()};
+}
+
+// A system error becomes a JavaScript Error with `errno` and the system's words; TypeScript gives it code and hint.
+Napi::Error system_failure(Napi::Env env, const std::system_error& error) {
+  auto failure = Napi::Error::New(env, error.what());
+  failure.Set("errno", Napi::Number::New(env, error.code().value()));
+  return failure;
+}
+
+Napi::Value open(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString() || !info[1].IsBoolean()) throw Napi::TypeError::New(info.Env(), "open(path, direct)");
+  try {
+    const auto file = open_file(info[0].As<Napi::String>().Utf8Value(), info[1].As<Napi::Boolean>().Value());
+    auto result = Napi::Object::New(info.Env());
+    result.Set("fd", Napi::Number::New(info.Env(), file.fd));
+    result.Set("sizeBytes", Napi::Number::New(info.Env(), static_cast<double>(file.size_bytes)));
+    return result;
+  } catch (const std::system_error& error) {
+    throw system_failure(info.Env(), error);
+  }
+}
+
+void close(const Napi::CallbackInfo& info) {
+  try {
+    close_file(fd_argument(info, 0));
+  } catch (const std::system_error& error) {
+    throw system_failure(info.Env(), error);
+  }
+}
+
+Napi::Value read(const Napi::CallbackInfo& info) {
+  const int fd = fd_argument(info, 0);
+  const auto file_offset = count_argument(info, 1, "fileOffset");
+  const auto byte_length = count_argument(info, 2, "byteLength");
+  const auto view = view_argument(info, 3);
+  const auto view_offset = count_argument(info, 4, "intoOffset");
+  if (view_offset > view.size() || byte_length > view.size() - view_offset) {
+    throw Napi::RangeError::New(info.Env(), "the read does not fit the view");
+  }
+  const auto into = view.subspan(static_cast<std::size_t>(view_offset), static_cast<std::size_t>(byte_length));
+  return Napi::Number::New(info.Env(), static_cast<double>(read_at(fd, file_offset, into)));
+}
+
+Napi::Value direct_alignment(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), direct_alignment_bytes(fd_argument(info, 0)));
+}
+
+Napi::Value prefault_view(const Napi::CallbackInfo& info) {
+  const auto view = view_argument(info, 0);
+  try {
+    prefault(view);
+  } catch (const std::system_error& error) {
+    throw system_failure(info.Env(), error);
+  }
+  return Napi::Number::New(info.Env(), static_cast<double>(huge_page_bytes(view)));
+}
+
+Napi::Value address_modulo(const Napi::CallbackInfo& info) {
+  const auto view = view_argument(info, 0);
+  const auto modulus = count_argument(info, 1, "modulus");
+  if (modulus == 0) throw Napi::RangeError::New(info.Env(), "the modulus is zero");
+  return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<std::uintptr_t>(view.data()) % modulus));
+}
+
+// The short name that people search for; strerror gives only the sentence.
+Napi::Value errno_name(const Napi::CallbackInfo& info) {
+  const int number = static_cast<int>(count_argument(info, 0, "errno"));
+  struct Known {
+    int number;
+    const char* name;
+  };
+  constexpr Known known[] = {{EIO, "EIO"},         {EINVAL, "EINVAL"}, {EBADF, "EBADF"},   {ENOMEM, "ENOMEM"},
+                             {EFAULT, "EFAULT"},   {ENXIO, "ENXIO"},   {EISDIR, "EISDIR"}, {ESTALE, "ESTALE"},
+                             {ETIMEDOUT, "ETIMEDOUT"}, {ENODEV, "ENODEV"}, {EINTR, "EINTR"},   {EAGAIN, "EAGAIN"}};
+  for (const auto& entry : known) {
+    if (entry.number == number) return Napi::String::New(info.Env(), entry.name);
+  }
+  return Napi::String::New(info.Env(), "errno " + std::to_string(number) + " (" + std::strerror(number) + ")");
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("open", Napi::Function::New<open>(env, "open"));
+  exports.Set("close", Napi::Function::New<close>(env, "close"));
+  exports.Set("readAt", Napi::Function::New<read>(env, "readAt"));
+  exports.Set("directAlignment", Napi::Function::New<direct_alignment>(env, "directAlignment"));
+  exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
+  exports.Set("addressModulo", Napi::Function::New<address_modulo>(env, "addressModulo"));
+  exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(io, init)

@@ -1,0 +1,21 @@
+// Preparing the slab's memory.
+//
+// Reads into memory that was never touched run at a tenth of the speed (0.2-0.7 GB/s instead of 4.7 on the machine
+// where this was measured), and reads into 4 KiB pages at half; so the slab asks for huge pages and touches every page
+// before the first read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace moestream::io {
+
+// Asks for huge pages where the system has them, then makes every page present. The content stays as it is.
+// Throws std::system_error when the system has no memory left.
+void prefault(std::span<std::byte> memory);
+
+// Bytes of this memory that lie in huge pages now, or -1 where the system does not tell.
+std::int64_t huge_page_bytes(std::span<const std::byte> memory);
+
+}  // namespace moestream::io

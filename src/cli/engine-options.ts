@@ -1,0 +1,49 @@
+/** The options that every command has that opens an engine, and what they become. */
+import { type Command, Option } from 'commander';
+import { IO_MODES, type IoMode, type OpenOptions, PREDICTORS, type Predictor } from '../engine/options.ts';
+import { integer, size } from './arguments.ts';
+import { say } from './output.ts';
+
+export interface EngineFlags {
+  readonly model: string;
+  readonly context?: number;
+  readonly memory?: number;
+  readonly threads?: number;
+  readonly readers?: number;
+  readonly split?: number;
+  readonly io?: IoMode;
+  readonly chunk?: number;
+  readonly expertsPerToken?: number;
+  readonly predict?: Predictor;
+  readonly quiet?: boolean;
+}
+
+export function addEngineFlags(command: Command): Command {
+  return command
+    .requiredOption('-m, --model <file>', 'GGUF file, or any part of a split set')
+    .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
+    .option(
+      '--memory <size>',
+      'memory for weights, context and cache, such as 8G (default: most of what is free)',
+      size,
+    )
+    .option('-t, --threads <n>', 'compute threads (default: all cores)', integer)
+    .option('--readers <n>', 'reader threads (default 16)', integer)
+    .option('--split <n>', 'chunks that an expert read is cut into (default 4)', integer)
+    .addOption(new Option('--io <mode>', 'how files are read (default auto)').choices(IO_MODES))
+    .option('--chunk <n>', 'prompt tokens computed together (default 64)', integer)
+    .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
+    .addOption(
+      new Option('--predict <name>', 'which experts to read ahead (default none)').choices(PREDICTORS),
+    )
+    .option('-q, --quiet', 'nothing on stderr but errors');
+}
+
+export function openOptionsOf(flags: EngineFlags): OpenOptions {
+  const { context, quiet, ...rest } = flags;
+  return {
+    ...rest,
+    ...(context === undefined ? {} : { contextLength: context }),
+    ...(quiet === true ? {} : { onNotice: (sentence: string) => say(`moestream: ${sentence}`) }),
+  };
+}

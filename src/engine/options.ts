@@ -1,0 +1,133 @@
+/**
+ * What a caller may ask for, and its defaults. Validated here once, so that nothing below has to doubt it.
+ */
+import { MoestreamError } from '../errors.ts';
+import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
+import { parseBytes } from '../pipeline/memory.ts';
+import { defaultBudgetBytes, defaultThreads } from '../pipeline/plan.ts';
+import type { SamplingParams } from '../workers/sampler.ts';
+
+export const IO_MODES = ['auto', 'direct', 'buffered'] as const;
+export type IoMode = (typeof IO_MODES)[number];
+
+export const PREDICTORS = ['none', 'temporal'] as const;
+export type Predictor = (typeof PREDICTORS)[number];
+
+export interface OpenOptions {
+  /** Path of a GGUF file, or of any part of a split set. */
+  readonly model: string;
+  /** Total memory for weights, context and expert cache: bytes, or text such as "8G". Default: most of what is free. */
+  readonly memory?: number | string;
+  /** Positions (prompt and answer) that fit. Default: 4096, or the model's limit when that is lower. */
+  readonly contextLength?: number;
+  /** Compute threads. Default: the cores that this process may use. */
+  readonly threads?: number;
+  /** Reader threads. Default 16. */
+  readonly readers?: number;
+  /** Chunks that an expert's read is cut into. Default 4. */
+  readonly split?: number;
+  /** How files are read: past the page cache, through it, or the first that works. Default auto. */
+  readonly io?: IoMode;
+  /** Prompt tokens that are computed together. Default 64. */
+  readonly chunk?: number;
+  /** Overrides the number of experts per token that the model was trained with. */
+  readonly expertsPerToken?: number;
+  /** Which experts to read before the router asks for them. Default none. */
+  readonly predict?: Predictor;
+  /** A read that takes longer fails. Default 30,000. */
+  readonly readTimeoutMillis?: number;
+  /** Told once each, in one sentence, what was chosen where there was a choice. Default: nobody. */
+  readonly onNotice?: (sentence: string) => void;
+}
+
+export interface EngineSettings {
+  readonly model: string;
+  readonly budgetBytes: number;
+  readonly contextLength: number | undefined;
+  readonly threads: number;
+  readonly readers: number;
+  readonly split: number;
+  readonly io: IoMode;
+  readonly chunk: number;
+  readonly expertsPerToken: number | undefined;
+  readonly predict: Predictor;
+  readonly readTimeoutMillis: number;
+  readonly notice: (sentence: string) => void;
+}
+
+/** One message of a conversation, as chat templates take them. */
+export interface ChatMessage {
+  readonly role: string;
+  readonly content: string;
+}
+
+/**
+ * A prompt: a user's text (the chat template is put around it), a conversation, or text or token ids taken as they are.
+ */
+export type Prompt =
+  | string
+  | { readonly messages: readonly ChatMessage[] }
+  | { readonly raw: string }
+  | { readonly ids: readonly number[] };
+
+export interface GenerateOptions extends Partial<SamplingParams> {
+  /** Ends the generation within one layer. */
+  readonly signal?: AbortSignal;
+  /** Default: what the context has room for. */
+  readonly maxTokens?: number;
+  /** Texts that end the answer; they are not part of it. */
+  readonly stop?: readonly string[];
+  /** A system message before a prompt that is a string. */
+  readonly system?: string;
+}
+
+const READERS_MAX = 64;
+const THREADS_MAX = 256;
+const CHUNK_MAX = 4096;
+const CONTEXT_MAX = 2 ** 24;
+
+function integerBetween(name: string, value: number, low: number, high: number): number {
+  if (Number.isInteger(value) && value >= low && value <= high) return value;
+  throw new MoestreamError('USAGE', `${name} is ${value}, expected an integer from ${low} to ${high}`);
+}
+
+function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === value);
+  if (found !== undefined) return found;
+  throw new MoestreamError('USAGE', `${name} is "${value}", expected one of ${choices.join(', ')}`);
+}
+
+function budgetOf(memory: number | string | undefined): number {
+  if (memory === undefined) return defaultBudgetBytes();
+  return typeof memory === 'string'
+    ? parseBytes(memory)
+    : integerBetween('memory', memory, 1, Number.MAX_SAFE_INTEGER);
+}
+
+/** Throws USAGE for the first value that no model could make valid. */
+export function settingsOf(options: OpenOptions): EngineSettings {
+  if (typeof options.model !== 'string' || options.model === '') {
+    throw new MoestreamError('USAGE', 'no model given', { hint: 'Name a GGUF file.' });
+  }
+  const { contextLength, expertsPerToken } = options;
+  return {
+    model: options.model,
+    budgetBytes: budgetOf(options.memory),
+    contextLength:
+      contextLength === undefined
+        ? undefined
+        : integerBetween('contextLength', contextLength, 1, CONTEXT_MAX),
+    threads: integerBetween('threads', options.threads ?? defaultThreads(), 1, THREADS_MAX),
+    readers: integerBetween('readers', options.readers ?? 16, 1, READERS_MAX),
+    split: integerBetween('split', options.split ?? 4, 1, SPLIT_MAX),
+    io: oneOf('io', options.io ?? 'auto', IO_MODES),
+    chunk: integerBetween('chunk', options.chunk ?? 64, 1, CHUNK_MAX),
+    expertsPerToken:
+      expertsPerToken === undefined
+        ? undefined
+        : integerBetween('expertsPerToken', expertsPerToken, 1, 65536),
+    predict: oneOf('predict', options.predict ?? 'none', PREDICTORS),
+    readTimeoutMillis: integerBetween('readTimeoutMillis', options.readTimeoutMillis ?? 30_000, 1, 3_600_000),
+    notice: options.onNotice ?? (() => {}),
+  };
+}

@@ -1,0 +1,375 @@
+/**
+ * The running pipeline: shared memory, threads, and one run at a time through them.
+ *
+ * Start: the model's files are opened, the plan is made, memory is allocated, readers start, the dense weights come in
+ * through the same queue and readers as experts do, and the stages are set up. A run: rings are emptied, the stages get
+ * one call each, and everything else happens in shared memory until they return. Stop: a word is set and every doorbell
+ * rung. Whatever fails, the run ends with the first error, all stages are back in their event loops, and no thread or
+ * file is left behind by `close`.
+ */
+import { invariant, MoestreamError } from '../errors.ts';
+import type { Model } from '../model/model.ts';
+import { type BackendConfig, type IoAddon, loadCpu, loadIo } from '../native.ts';
+import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
+import { FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
+import { allocateShared } from '../pipeline/memory.ts';
+import * as messages from '../pipeline/messages.ts';
+import { layerSource, type MemoryPlan, planMemory } from '../pipeline/plan.ts';
+import { planResidents, type ResidentPlan } from '../pipeline/residents.ts';
+import { SpscRing } from '../pipeline/ring.ts';
+import { placeSlots, slotCount } from '../pipeline/slab.ts';
+import { readError, Tickets } from '../pipeline/tickets.ts';
+import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
+import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
+import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
+import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
+import { backendConfig } from './backend-config.ts';
+import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
+import type { EngineSettings } from './options.ts';
+import { ReaderPool, StageHandle } from './stages.ts';
+
+/** Requests that can wait in each lane: three layers of top-10 experts in sixteen chunks. */
+const QUEUE_SLOTS = 512;
+/** Rows of logits that can wait for the sampler; a power of two. */
+const LOGITS_SLOTS = 4;
+/** A stage that shows no heartbeat for this long is stuck: the longest step is one layer of one prefill chunk. */
+const STUCK_MILLIS = 120_000;
+const WATCH_MILLIS = 5_000;
+
+/** What one run did, by stage. */
+export interface RunTotals {
+  readonly compute: ComputeTotals;
+  readonly predict: PredictTotals;
+  readonly sample: SampleTotals | undefined;
+}
+
+export interface PipelineRun {
+  readonly compute: ComputeRun;
+  /** Without a sampler the caller takes the logits off the ring itself. */
+  readonly sample: SampleRun | undefined;
+}
+
+interface Rings {
+  readonly prompt: SpscRing;
+  readonly tokens: SpscRing;
+  readonly logits: SpscRing;
+  readonly routes: SpscRing;
+  readonly hints: SpscRing;
+  readonly text: SpscRing;
+}
+
+function createRings(config: BackendConfig): Rings {
+  return {
+    prompt: SpscRing.create(messages.PROMPT_SLOTS, messages.PROMPT_WORDS),
+    tokens: SpscRing.create(messages.TOKEN_SLOTS, messages.TOKEN_WORDS),
+    logits: SpscRing.create(LOGITS_SLOTS, messages.LOGITS_WORDS),
+    routes: SpscRing.create(messages.ROUTE_SLOTS, messages.ROUTE_IDS + config.expertsPerToken),
+    hints: SpscRing.create(messages.HINT_SLOTS, messages.HINT_WORDS),
+    text: SpscRing.create(messages.TEXT_SLOTS, messages.TEXT_WORDS),
+  };
+}
+
+/** The plan of a model under these settings; allocates nothing. */
+export function planOf(
+  model: Model,
+  settings: EngineSettings,
+): { plan: MemoryPlan; config: BackendConfig; residents: ResidentPlan } {
+  const config = backendConfig(model.hyperparameters, settings);
+  const fileSizeBytes = model.gguf.files.map((file) => file.sizeBytes);
+  const residents = planResidents(model.tensors.dense, fileSizeBytes);
+  const plan = planMemory({
+    budgetBytes: settings.budgetBytes,
+    contextLength: config.contextLength,
+    experts: config.experts,
+    expertsPerToken: config.expertsPerToken,
+    layers: model.tensors.experts,
+    denseBytes: residents.totalBytes,
+    footprint: loadCpu().footprint(config),
+    logitsBytes: LOGITS_SLOTS * config.vocabulary * 4,
+  });
+  return { plan, config, residents };
+}
+
+export class Pipeline {
+  readonly plan: MemoryPlan;
+  readonly config: BackendConfig;
+  readonly files: ModelFiles;
+  readonly rings: Rings;
+  /** (LOGITS_SLOTS, vocabulary) */
+  readonly logitsBuffer: Float32Array<SharedArrayBuffer>;
+  private readonly io: IoAddon;
+  private readonly model: Model;
+  private readonly settings: EngineSettings;
+  private readonly residents: ResidentPlan;
+  private readonly control = new ControlBlock();
+  private readonly queue = FetchQueue.create(QUEUE_SLOTS);
+  private readonly tickets: Tickets;
+  private readonly readers: ReaderPool;
+  private readonly compute = new StageHandle<ComputeSetup, ComputeRun, ComputeTotals>('compute');
+  private readonly predict = new StageHandle<PredictSetup, undefined, PredictTotals>('predict');
+  private readonly sample = new StageHandle<SampleSetup, SampleRun, SampleTotals>('sample');
+  private sampleReady = false;
+  private active: ActiveRun | undefined;
+
+  static async start(model: Model, settings: EngineSettings): Promise<Pipeline> {
+    const io = loadIo();
+    const planned = planOf(model, settings);
+    const paths = model.gguf.files.map((file) => file.path);
+    const files = openModelFiles(io, paths, settings.io, settings.notice);
+    const pipeline = new Pipeline(io, model, settings, planned, files);
+    try {
+      await pipeline.setUp();
+    } catch (cause) {
+      await pipeline.close();
+      throw cause;
+    }
+    return pipeline;
+  }
+
+  private constructor(
+    io: IoAddon,
+    model: Model,
+    settings: EngineSettings,
+    planned: ReturnType<typeof planOf>,
+    files: ModelFiles,
+  ) {
+    this.io = io;
+    this.model = model;
+    this.settings = settings;
+    this.plan = planned.plan;
+    this.config = planned.config;
+    this.residents = planned.residents;
+    this.files = files;
+    this.rings = createRings(planned.config);
+    this.logitsBuffer = new Float32Array(new SharedArrayBuffer(LOGITS_SLOTS * planned.config.vocabulary * 4));
+    this.tickets = Tickets.create(slotCount(planned.plan.slab) + 1);
+    this.readers = new ReaderPool(settings.readers);
+  }
+
+  /**
+   * Starts one run of the stages. The caller feeds and drains the rings and then calls `end`, in every case.
+   */
+  begin(request: PipelineRun, signal: AbortSignal | undefined): ActiveRun {
+    invariant(this.active === undefined, 'one run at a time');
+    for (const ring of Object.values(this.rings)) ring.reset();
+    this.control.setRunStopped(false);
+    const watched = STAGES.filter((stage) => stage !== 'sample' || request.sample !== undefined);
+    const stages = {
+      predict: this.predict.run(undefined),
+      sample: request.sample === undefined ? Promise.resolve(undefined) : this.sample.run(request.sample),
+      compute: this.compute.run(request.compute),
+    };
+    const active = new ActiveRun(stages, {
+      stop: () => this.stop(),
+      ended: () => {
+        this.active = undefined;
+      },
+    });
+    this.active = active;
+    active.onEnd(this.readers.fuse.listen((error) => active.fail(error)));
+    active.onEnd(watchHeartbeats(this.control, watched, active));
+    if (signal !== undefined) active.onEnd(abortWith(signal, active));
+    return active;
+  }
+
+  /** The sample stage needs the vocabulary, which only generating needs: set up before the first such run. */
+  async setUpSample(vocabulary: VocabularyTable): Promise<void> {
+    if (this.sampleReady) return;
+    await this.sample.setUp({
+      control: this.control.words,
+      logits: this.rings.logits.handle(),
+      tokens: this.rings.tokens.handle(),
+      text: this.rings.text.handle(),
+      logitsBuffer: this.logitsBuffer,
+      vocabulary,
+    });
+    this.sampleReady = true;
+  }
+
+  /** Ends the current run, if any, within one layer. */
+  stop(): void {
+    this.control.setRunStopped(true);
+    this.interrupt();
+  }
+
+  /** Ends every thread and closes every file. */
+  async close(): Promise<void> {
+    this.control.shutDown();
+    this.interrupt();
+    await Promise.all([this.compute.end(), this.predict.end(), this.sample.end(), this.readers.end()]);
+    closeModelFiles(this.io, this.files);
+  }
+
+  private interrupt(): void {
+    for (const ring of Object.values(this.rings)) ring.interrupt();
+    this.queue.interrupt();
+    this.tickets.bell.interrupt();
+  }
+
+  private async setUp(): Promise<void> {
+    const { slab } = this.plan;
+    const dense = this.residents.segmentBytes.map(allocateShared);
+    const slabSegments = placeSlots(slab).segmentBytes.map(allocateShared);
+    const segments = [...dense, ...slabSegments];
+    this.readers.start({
+      control: this.control.words,
+      queue: this.queue.handle(),
+      tickets: this.tickets.words,
+      fds: this.files.fds,
+      segments,
+    });
+    for (const segment of dense) this.io.prefault(segment);
+    const weights = this.readDense();
+    for (const segment of slabSegments) this.io.prefault(segment);
+    await weights;
+    await this.predict.setUp({
+      control: this.control.words,
+      routes: this.rings.routes.handle(),
+      hints: this.rings.hints.handle(),
+      layers: this.config.layers,
+      expertsPerToken: this.config.expertsPerToken,
+    });
+    await this.compute.setUp(this.computeSetup(segments, dense.length));
+  }
+
+  private computeSetup(
+    segments: readonly Uint8Array<SharedArrayBuffer>[],
+    firstSlabSegment: number,
+  ): ComputeSetup {
+    const { rings, model, settings } = this;
+    return {
+      backend: this.config,
+      control: this.control.words,
+      queue: this.queue.handle(),
+      tickets: this.tickets.words,
+      prompt: rings.prompt.handle(),
+      tokens: rings.tokens.handle(),
+      logits: rings.logits.handle(),
+      routes: rings.routes.handle(),
+      hints: rings.hints.handle(),
+      logitsBuffer: this.logitsBuffer,
+      segments,
+      firstSlabSegment,
+      dense: this.residents.tensors.map((tensor) => ({ ...tensor, type: tensor.type.id })),
+      expertTypes: model.tensors.experts.map((each) => [
+        each.gate.type.id,
+        each.up.type.id,
+        each.down.type.id,
+      ]),
+      layerSources: model.tensors.experts.map(layerSource),
+      slab: this.plan.slab,
+      paths: this.files.paths,
+      fileSizeBytes: this.files.sizeBytes,
+      split: settings.split,
+      readTimeoutMillis: settings.readTimeoutMillis,
+      prefetch: settings.predict !== 'none',
+    };
+  }
+
+  /** Reads the dense weights through the readers, as one ticket behind those of the slots. */
+  private async readDense(): Promise<void> {
+    const ticket = this.tickets.count - 1;
+    const { bell } = this.tickets;
+    const { reads } = this.residents;
+    this.tickets.open(ticket, reads.length);
+    const started = performance.now();
+    let queued = 0;
+    for (;;) {
+      const epoch = bell.enter();
+      while (queued < reads.length && this.queue.tryPush(LANE_DEMAND, { ...reads[queued]!, ticket }))
+        queued++;
+      // A full queue empties without ringing this bell, so look again soon.
+      if (!this.tickets.isDone(ticket)) await this.readers.fuse.guard(bell.sleepAsync(epoch, 5));
+      bell.leave();
+      if (this.tickets.isDone(ticket)) break;
+      if (performance.now() - started > this.settings.readTimeoutMillis * reads.length) {
+        throw new MoestreamError('READ_TIMEOUT', `the dense weights of ${this.files.paths[0]} do not arrive`);
+      }
+    }
+    if (!this.tickets.hasFailed(ticket)) return;
+    const failure = this.tickets.failure(ticket);
+    throw readError(failure, this.files.paths[failure.file]!, 'dense weights', (errno) =>
+      this.io.errnoName(errno),
+    );
+  }
+}
+
+interface StageRuns {
+  readonly predict: Promise<PredictTotals>;
+  readonly sample: Promise<SampleTotals | undefined>;
+  readonly compute: Promise<ComputeTotals>;
+}
+
+/** A run under way, as the one who drives it sees it. */
+export class ActiveRun {
+  private failure: { readonly error: unknown } | undefined;
+  private readonly stages: StageRuns;
+  private readonly hooks: { stop(): void; ended(): void };
+  private readonly cleanups: (() => void)[] = [];
+
+  constructor(stages: StageRuns, hooks: { stop(): void; ended(): void }) {
+    this.stages = stages;
+    this.hooks = hooks;
+    for (const stage of Object.values(stages)) stage.catch((error: unknown) => this.fail(error));
+  }
+
+  /** Notes the first failure and stops the run; `end` throws it. */
+  fail(error: unknown): void {
+    this.failure ??= { error };
+    this.hooks.stop();
+  }
+
+  /** The driver looks at this whenever it wakes. */
+  get failed(): boolean {
+    return this.failure !== undefined;
+  }
+
+  onEnd(cleanup: () => void): void {
+    this.cleanups.push(cleanup);
+  }
+
+  /** Stops what still runs and waits until every stage is at rest. Throws the first failure, if there was one. */
+  async end(): Promise<RunTotals> {
+    this.hooks.stop();
+    await Promise.allSettled(Object.values(this.stages));
+    for (const cleanup of this.cleanups) cleanup();
+    this.hooks.ended();
+    if (this.failure !== undefined) throw this.failure.error;
+    const { compute, predict, sample } = this.stages;
+    return { compute: await compute, predict: await predict, sample: await sample };
+  }
+}
+
+function abortWith(signal: AbortSignal, active: ActiveRun): () => void {
+  const abort = (): void => {
+    active.fail(new MoestreamError('ABORTED', 'the caller ended it', { cause: signal.reason }));
+  };
+  if (signal.aborted) abort();
+  signal.addEventListener('abort', abort, { once: true });
+  return () => signal.removeEventListener('abort', abort);
+}
+
+/** Fails a run in which a stage shows no heartbeat. */
+function watchHeartbeats(control: ControlBlock, stages: readonly Stage[], active: ActiveRun): () => void {
+  const seen = stages.map((stage) => ({
+    stage,
+    beat: control.heartbeat(stage),
+    atMillis: performance.now(),
+  }));
+  const look = (): void => {
+    for (const each of seen) {
+      const beat = control.heartbeat(each.stage);
+      if (beat !== each.beat) {
+        each.beat = beat;
+        each.atMillis = performance.now();
+      } else if (performance.now() - each.atMillis > STUCK_MILLIS) {
+        const seconds = STUCK_MILLIS / 1000;
+        active.fail(
+          new MoestreamError('WORKER_FAILED', `the ${each.stage} thread made no progress for ${seconds} s`),
+        );
+      }
+    }
+  };
+  const timer = setInterval(look, WATCH_MILLIS).unref();
+  return () => clearInterval(timer);
+}

@@ -1,0 +1,13 @@
+/** The public interface of moestream. */
+export { Engine, type LogitsOptions, open, type RowListener } from './engine/engine.ts';
+export type { Generation, GenerationResult, GenerationStats, Piece } from './engine/generation.ts';
+export type {
+  ChatMessage,
+  GenerateOptions,
+  IoMode,
+  OpenOptions,
+  Predictor,
+  Prompt,
+} from './engine/options.ts';
+export { ERROR_CODES, type ErrorCode, MoestreamError } from './errors.ts';
+export type { MemoryPlan } from './pipeline/plan.ts';

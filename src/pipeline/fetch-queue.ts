@@ -1,0 +1,230 @@
+/**
+ * The queue between the one thread that wants bytes and the readers that fetch them.
+ *
+ * Two lanes, demand and prefetch: a reader takes from the demand lane as long as there is anything in it. Each lane is a
+ * bounded ring with one producer and many consumers (Vyukov's sequence numbers: slot i is filled when its sequence word
+ * is position + 1, and free for the next round when it is position + slots). Consumers claim a slot by moving TAKEN
+ * with compare-and-swap and copy the descriptor out before they free it, so a slow read never holds a slot.
+ *
+ * The producer is whoever issues reads: the main thread while it loads the dense weights, the compute worker afterwards,
+ * never both at once.
+ */
+import { invariant } from '../errors.ts';
+import type { ControlBlock } from './control.ts';
+import { DOORBELL_WORDS, Doorbell } from './doorbell.ts';
+import { allocateWords } from './memory.ts';
+
+export const LANE_DEMAND = 0;
+export const LANE_PREFETCH = 1;
+
+/** One read: where from, where to, and whose. Filled by the producer, copied out by a reader. */
+export interface ReadRequest {
+  ticket: number;
+  /** Index into the engine's list of open files. */
+  file: number;
+  offsetBytes: number;
+  /** Whole pages; may reach past the end of the file. */
+  byteLength: number;
+  /** How many of them must arrive: all, or up to the end of the file. */
+  requiredBytes: number;
+  segment: number;
+  intoBytes: number;
+}
+
+export const emptyRequest = (): ReadRequest => ({
+  ticket: 0,
+  file: 0,
+  offsetBytes: 0,
+  byteLength: 0,
+  requiredBytes: 0,
+  segment: 0,
+  intoBytes: 0,
+});
+
+const SEQUENCE = 0;
+const TICKET = 1;
+const FILE = 2;
+const OFFSET_LOW = 3;
+const OFFSET_HIGH = 4;
+const LENGTH = 5;
+const REQUIRED = 6;
+const SEGMENT = 7;
+const INTO = 8;
+const SLOT_WORDS = 16;
+
+const LINE_WORDS = 16;
+const PUSHED = 0;
+const TAKEN = PUSHED + LINE_WORDS;
+const LANE_HEADER_WORDS = TAKEN + LINE_WORDS;
+const WORD = 2 ** 32;
+
+class Lane {
+  private readonly words: Int32Array;
+  private readonly base: number;
+  private readonly mask: number;
+
+  constructor(words: Int32Array, base: number, slots: number) {
+    this.words = words;
+    this.base = base;
+    this.mask = slots - 1;
+  }
+
+  static words(slots: number): number {
+    return LANE_HEADER_WORDS + slots * SLOT_WORDS;
+  }
+
+  initialise(): void {
+    for (let slot = 0; slot <= this.mask; slot++)
+      Atomics.store(this.words, this.slotAt(slot) + SEQUENCE, slot);
+  }
+
+  tryPush(request: ReadRequest): boolean {
+    const words = this.words;
+    const position = words[this.base + PUSHED]!;
+    const at = this.slotAt(position);
+    if (Atomics.load(words, at + SEQUENCE) !== position) return false;
+    words[at + TICKET] = request.ticket;
+    words[at + FILE] = request.file;
+    words[at + OFFSET_LOW] = (request.offsetBytes % WORD) | 0;
+    words[at + OFFSET_HIGH] = Math.floor(request.offsetBytes / WORD);
+    words[at + LENGTH] = request.byteLength | 0;
+    words[at + REQUIRED] = request.requiredBytes | 0;
+    words[at + SEGMENT] = request.segment;
+    words[at + INTO] = request.intoBytes | 0;
+    Atomics.store(words, at + SEQUENCE, (position + 1) | 0);
+    Atomics.store(words, this.base + PUSHED, (position + 1) | 0);
+    return true;
+  }
+
+  tryPop(into: ReadRequest): boolean {
+    const words = this.words;
+    let position = Atomics.load(words, this.base + TAKEN);
+    for (;;) {
+      const at = this.slotAt(position);
+      const lead = (Atomics.load(words, at + SEQUENCE) - (position + 1)) | 0;
+      if (lead < 0) return false;
+      const seen = lead > 0 ? Atomics.load(words, this.base + TAKEN) : this.claim(position);
+      if (lead === 0 && seen === position) {
+        this.copyOut(at, into);
+        Atomics.store(words, at + SEQUENCE, (position + this.mask + 1) | 0);
+        return true;
+      }
+      position = seen;
+    }
+  }
+
+  get waiting(): number {
+    return (Atomics.load(this.words, this.base + PUSHED) - Atomics.load(this.words, this.base + TAKEN)) | 0;
+  }
+
+  private claim(position: number): number {
+    return Atomics.compareExchange(this.words, this.base + TAKEN, position, (position + 1) | 0);
+  }
+
+  private copyOut(at: number, into: ReadRequest): void {
+    const words = this.words;
+    into.ticket = words[at + TICKET]!;
+    into.file = words[at + FILE]!;
+    into.offsetBytes = (words[at + OFFSET_LOW]! >>> 0) + words[at + OFFSET_HIGH]! * WORD;
+    into.byteLength = words[at + LENGTH]! >>> 0;
+    into.requiredBytes = words[at + REQUIRED]! >>> 0;
+    into.segment = words[at + SEGMENT]!;
+    into.intoBytes = words[at + INTO]! >>> 0;
+  }
+
+  private slotAt(position: number): number {
+    return this.base + LANE_HEADER_WORDS + (position & this.mask) * SLOT_WORDS;
+  }
+}
+
+export interface FetchQueueHandle {
+  readonly words: Int32Array<SharedArrayBuffer>;
+  readonly slots: number;
+}
+
+export class FetchQueue {
+  readonly words: Int32Array<SharedArrayBuffer>;
+  readonly slots: number;
+  private readonly lanes: readonly [Lane, Lane];
+  private readonly filledBell: Doorbell;
+  private readonly spaceBell: Doorbell;
+
+  static create(slots: number): FetchQueue {
+    invariant(
+      slots >= 2 && (slots & (slots - 1)) === 0,
+      `queue of ${slots} slots: not a power of two above 1`,
+    );
+    const queue = new FetchQueue({ words: allocateWords(2 * DOORBELL_WORDS + 2 * Lane.words(slots)), slots });
+    for (const lane of queue.lanes) lane.initialise();
+    return queue;
+  }
+
+  constructor(handle: FetchQueueHandle) {
+    this.words = handle.words;
+    this.slots = handle.slots;
+    this.filledBell = new Doorbell(this.words, 0);
+    this.spaceBell = new Doorbell(this.words, DOORBELL_WORDS);
+    const first = 2 * DOORBELL_WORDS;
+    this.lanes = [
+      new Lane(this.words, first, handle.slots),
+      new Lane(this.words, first + Lane.words(handle.slots), handle.slots),
+    ];
+  }
+
+  handle(): FetchQueueHandle {
+    return { words: this.words, slots: this.slots };
+  }
+
+  /** Producer. False when the lane is full. */
+  tryPush(lane: number, request: ReadRequest): boolean {
+    if (!this.lanes[lane]!.tryPush(request)) return false;
+    this.filledBell.ring();
+    return true;
+  }
+
+  /** Producer: waits for room. False when the pipeline stops or the time is over. */
+  push(lane: number, request: ReadRequest, control: ControlBlock, timeoutMillis: number): boolean {
+    const deadlineMillis = performance.now() + timeoutMillis;
+    while (!this.tryPush(lane, request)) {
+      const epoch = this.spaceBell.enter();
+      const pushed = this.tryPush(lane, request);
+      const leftMillis = deadlineMillis - performance.now();
+      if (!pushed && leftMillis > 0 && !control.stopping) this.spaceBell.sleep(epoch, leftMillis);
+      this.spaceBell.leave();
+      if (pushed) return true;
+      if (leftMillis <= 0 || control.stopping) return false;
+    }
+    return true;
+  }
+
+  /** Reader: the next request, demand before prefetch. False when there is none. */
+  tryPop(into: ReadRequest): boolean {
+    const found = this.lanes[LANE_DEMAND].tryPop(into) || this.lanes[LANE_PREFETCH].tryPop(into);
+    if (found) this.spaceBell.ring();
+    return found;
+  }
+
+  /** Reader: waits for a request. False only when the threads shall end. */
+  pop(into: ReadRequest, control: ControlBlock): boolean {
+    for (;;) {
+      if (this.tryPop(into)) return true;
+      const epoch = this.filledBell.enter();
+      const found = this.tryPop(into);
+      // Bounded, so that a reader looks at the stop word even if an interrupt were lost.
+      if (!found && !control.shuttingDown) this.filledBell.sleep(epoch, 1000);
+      this.filledBell.leave();
+      if (found) return true;
+      if (control.shuttingDown) return false;
+    }
+  }
+
+  /** Requests that no reader has taken yet. */
+  waiting(lane: number): number {
+    return this.lanes[lane]!.waiting;
+  }
+
+  interrupt(): void {
+    this.filledBell.interrupt();
+    this.spaceBell.interrupt();
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * The expert cache: memory cut in slots of one expert each, and the directory that says what is where.
+ *
+ * Compute is the only writer of everything here, so nothing needs a lock; readers know a slot only as a ticket and a
+ * place to put bytes. A slot is EMPTY, LOADING (its ticket is pending), or READY. Pinned slots and loading slots are
+ * never evicted: they are not in the eviction order at all, so finding a victim is taking the head of a list, however
+ * large the slab is (a 397B model in 64 GB has 10,000 slots).
+ *
+ * Experts of different layers may have different sizes (layer 27 of Unsloth's 397B mix is 35 % larger), so slots come in
+ * size classes, each with its own order.
+ */
+import { invariant } from '../errors.ts';
+import { allocateWords, roundDown, SEGMENT_BYTES_MAX } from './memory.ts';
+
+export const SLOT_EMPTY = 0;
+export const SLOT_LOADING = 1;
+export const SLOT_READY = 2;
+
+/** No slot; no neighbour. */
+export const NONE = -1;
+
+/** Slots of one size. Slots are numbered through all classes. */
+export interface SlotClass {
+  readonly slotBytes: number;
+  readonly slots: number;
+  readonly firstSlot: number;
+}
+
+/** The slab's shape: decided by the plan, before anything is allocated. */
+export interface SlabShape {
+  readonly layers: number;
+  readonly experts: number;
+  readonly classes: readonly SlotClass[];
+  /** The class of each layer. */
+  readonly classOfLayer: readonly number[];
+}
+
+/** Where each slot's memory is. */
+export interface SlotPlace {
+  readonly segment: number;
+  readonly bytes: number;
+}
+
+export function slotCount(shape: SlabShape): number {
+  return shape.classes.reduce((sum, each) => sum + each.slots, 0);
+}
+
+/** One segment of shared memory must not be so large that losing huge pages in one place costs the whole slab. */
+const SEGMENT_BYTES_WANTED = 1024 ** 3;
+
+/** Lays the slots out in segments. Returns the segments' sizes and the place of every slot. */
+export function placeSlots(shape: SlabShape): { segmentBytes: number[]; places: SlotPlace[] } {
+  const segmentBytes: number[] = [];
+  const places: SlotPlace[] = [];
+  for (const { slotBytes, slots } of shape.classes) {
+    invariant(slotBytes <= SEGMENT_BYTES_MAX, `slot of ${slotBytes} bytes`);
+    const perSegment = Math.max(1, roundDown(SEGMENT_BYTES_WANTED, slotBytes) / slotBytes);
+    for (let slot = 0; slot < slots; slot++) {
+      const within = slot % perSegment;
+      if (within === 0) segmentBytes.push(Math.min(perSegment, slots - slot) * slotBytes);
+      places.push({ segment: segmentBytes.length - 1, bytes: within * slotBytes });
+    }
+  }
+  return { segmentBytes, places };
+}
+
+export class Slab {
+  private readonly shape: SlabShape;
+  /** (layers, experts): the slot of an expert, or NONE. */
+  private readonly directory: Int32Array;
+  /** (slots): layer * experts + expert, or NONE. */
+  private readonly owner: Int32Array;
+  private readonly state: Uint8Array;
+  private readonly pins: Int32Array;
+  private readonly classOf: Uint8Array;
+  /** Eviction order, a doubly linked list per class: `oldest` goes first. Holds EMPTY and unpinned READY slots only. */
+  private readonly newer: Int32Array;
+  private readonly older: Int32Array;
+  private readonly oldest: Int32Array;
+  private readonly newest: Int32Array;
+  /** (classes): the length of each list. */
+  private readonly inOrder: Int32Array;
+
+  constructor(shape: SlabShape) {
+    const slots = slotCount(shape);
+    this.shape = shape;
+    this.directory = allocateWords(shape.layers * shape.experts).fill(NONE);
+    this.owner = new Int32Array(slots).fill(NONE);
+    this.state = new Uint8Array(slots);
+    this.pins = new Int32Array(slots);
+    this.classOf = new Uint8Array(slots);
+    this.newer = new Int32Array(slots).fill(NONE);
+    this.older = new Int32Array(slots).fill(NONE);
+    this.oldest = new Int32Array(shape.classes.length).fill(NONE);
+    this.newest = new Int32Array(shape.classes.length).fill(NONE);
+    this.inOrder = new Int32Array(shape.classes.length);
+    shape.classes.forEach((each, index) => {
+      for (let slot = each.firstSlot; slot < each.firstSlot + each.slots; slot++) {
+        this.classOf[slot] = index;
+        this.appendNewest(slot);
+      }
+    });
+  }
+
+  /** The slot that holds or is loading this expert, or NONE. */
+  find(layer: number, expert: number): number {
+    return this.directory[layer * this.shape.experts + expert]!;
+  }
+
+  stateOf(slot: number): number {
+    return this.state[slot]!;
+  }
+
+  layerOf(slot: number): number {
+    return Math.floor(this.owner[slot]! / this.shape.experts);
+  }
+
+  expertOf(slot: number): number {
+    return this.owner[slot]! % this.shape.experts;
+  }
+
+  /** Whether `admit` would find a slot for an expert of this layer now. */
+  canAdmit(layer: number): boolean {
+    return this.oldest[this.shape.classOfLayer[layer]!] !== NONE;
+  }
+
+  /** Slots that an expert of this layer could take: empty ones, and those that nobody has pinned. */
+  evictable(layer: number): number {
+    return this.inOrder[this.shape.classOfLayer[layer]!]!;
+  }
+
+  /**
+   * Gives an absent expert a slot, evicting the least recently used one. The slot is LOADING, pinned by its own load.
+   * NONE when every slot of the class is pinned.
+   */
+  admit(layer: number, expert: number): number {
+    const key = layer * this.shape.experts + expert;
+    invariant(this.directory[key] === NONE, `expert ${expert} of layer ${layer} is in the slab already`);
+    const slot = this.oldest[this.shape.classOfLayer[layer]!]!;
+    if (slot === NONE) return NONE;
+    this.unlink(slot);
+    this.forget(slot);
+    this.owner[slot] = key;
+    this.directory[key] = slot;
+    this.state[slot] = SLOT_LOADING;
+    this.pins[slot] = 1;
+    return slot;
+  }
+
+  /** The reads of a loading slot have all arrived: the load's pin ends. */
+  markReady(slot: number): void {
+    invariant(this.state[slot] === SLOT_LOADING, `slot ${slot} is not loading`);
+    this.state[slot] = SLOT_READY;
+    this.unpin(slot);
+  }
+
+  /** The reads of a loading slot have failed: its expert is absent again, and the load's pin ends. */
+  markFailed(slot: number): void {
+    invariant(this.state[slot] === SLOT_LOADING, `slot ${slot} is not loading`);
+    this.forget(slot);
+    this.unpin(slot);
+  }
+
+  pin(slot: number): void {
+    if (this.pins[slot] === 0) this.unlink(slot);
+    this.pins[slot] = this.pins[slot]! + 1;
+  }
+
+  /** The last unpin makes a slot the newest in the eviction order. */
+  unpin(slot: number): void {
+    const left = this.pins[slot]! - 1;
+    invariant(left > 0 || (left === 0 && this.state[slot] !== SLOT_LOADING), `unpin of slot ${slot}`);
+    this.pins[slot] = left;
+    if (left === 0) this.appendNewest(slot);
+  }
+
+  isPinned(slot: number): boolean {
+    return this.pins[slot]! > 0;
+  }
+
+  private forget(slot: number): void {
+    const key = this.owner[slot]!;
+    if (key !== NONE) this.directory[key] = NONE;
+    this.owner[slot] = NONE;
+    this.state[slot] = SLOT_EMPTY;
+  }
+
+  private appendNewest(slot: number): void {
+    const index = this.classOf[slot]!;
+    const before = this.newest[index]!;
+    this.older[slot] = before;
+    this.newer[slot] = NONE;
+    if (before === NONE) this.oldest[index] = slot;
+    else this.newer[before] = slot;
+    this.newest[index] = slot;
+    this.inOrder[index] = this.inOrder[index]! + 1;
+  }
+
+  private unlink(slot: number): void {
+    const index = this.classOf[slot]!;
+    const before = this.older[slot]!;
+    const after = this.newer[slot]!;
+    if (before === NONE) this.oldest[index] = after;
+    else this.newer[before] = after;
+    if (after === NONE) this.newest[index] = before;
+    else this.older[after] = before;
+    this.inOrder[index] = this.inOrder[index]! - 1;
+  }
+}

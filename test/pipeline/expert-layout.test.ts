@@ -1,0 +1,95 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  ExpertLayout,
+  emptyChunkList,
+  type LayerSource,
+  SPLIT_MAX,
+  slotBytesOf,
+} from '../../dist/pipeline/expert-layout.js';
+import { PAGE_BYTES } from '../../dist/pipeline/memory.js';
+
+const span = fc.record({
+  file: fc.integer({ min: 0, max: 2 }),
+  offsetBytes: fc.integer({ min: 0, max: 3 * PAGE_BYTES }).map((offset) => offset * 32),
+  byteLength: fc.integer({ min: 1, max: 20 * PAGE_BYTES }),
+});
+
+describe('ExpertLayout', () => {
+  it('reads every byte of an expert exactly once, in whole pages, into its own place of the slot', () => {
+    fc.assert(
+      fc.property(
+        fc.tuple(span, span, span),
+        fc.integer({ min: 1, max: SPLIT_MAX }),
+        fc.integer({ min: 0, max: 7 }),
+        (spans, split, expert) => {
+          const layer = {
+            spans: spans.map((each) => ({ ...each, strideBytes: each.byteLength })),
+          } as unknown as LayerSource;
+          const ends = [0, 1, 2].map((file) =>
+            Math.max(
+              1,
+              ...layer.spans.filter((s) => s.file === file).map((s) => s.offsetBytes + 8 * s.strideBytes),
+            ),
+          );
+          const layout = new ExpertLayout([layer], ends, split);
+          const chunks = emptyChunkList();
+          layout.chunksOf(0, expert, chunks);
+          expect(chunks.count).toBeGreaterThanOrEqual(3);
+          expect(chunks.count).toBeLessThanOrEqual(Math.max(3, split));
+
+          const slotBytes = slotBytesOf(layer);
+          const slotPages = new Set<number>();
+          const filePages = new Map<string, number>();
+          for (let index = 0; index < chunks.count; index++) {
+            const [offset, length, into] = [
+              chunks.offsetBytes[index]!,
+              chunks.byteLength[index]!,
+              chunks.slotBytes[index]!,
+            ];
+            expect([offset % PAGE_BYTES, length % PAGE_BYTES, into % PAGE_BYTES]).toEqual([0, 0, 0]);
+            expect(into + length).toBeLessThanOrEqual(slotBytes);
+            const file = chunks.file[index]!;
+            expect(chunks.requiredBytes[index]).toBe(Math.min(length, ends[file]! - offset));
+            for (let page = 0; page < length; page += PAGE_BYTES) {
+              expect(slotPages.has(into + page)).toBe(false);
+              slotPages.add(into + page);
+              filePages.set(`${into + page}`, offset + page);
+            }
+          }
+          // Every byte of every span is where the layout says it is.
+          layer.spans.forEach((source, index) => {
+            const begin = source.offsetBytes + expert * source.strideBytes;
+            const at = layout.spanSlotBytes(0, expert, index);
+            for (const byte of [0, Math.floor(source.byteLength / 2), source.byteLength - 1]) {
+              const slotPage = at + byte - ((at + byte) % PAGE_BYTES);
+              expect(filePages.get(`${slotPage}`)).toBe(begin + byte - ((begin + byte) % PAGE_BYTES));
+            }
+          });
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+
+  it('cuts an expert of the 397B Q3 shape as documented', () => {
+    const matrices = [1_605_632, 1_605_632, 2_228_224];
+    const layer = {
+      spans: matrices.map((byteLength, index) => ({
+        file: 0,
+        offsetBytes: index * 2 ** 30,
+        strideBytes: byteLength,
+        byteLength,
+      })),
+    } as unknown as LayerSource;
+    const lengths = (split: number): number[] => {
+      const chunks = emptyChunkList();
+      new ExpertLayout([layer], [2 ** 33], split).chunksOf(0, 3, chunks);
+      return Array.from(chunks.byteLength.subarray(0, chunks.count));
+    };
+    expect(lengths(1)).toEqual(matrices);
+    expect(lengths(4)).toEqual([1_605_632, 1_605_632, 1_114_112, 1_114_112]);
+    expect(lengths(8).reduce((sum, bytes) => sum + bytes, 0)).toBe(5_439_488);
+    expect(lengths(8)).toHaveLength(8);
+  });
+});
