@@ -8,8 +8,8 @@
  * follows from the format, e.g. for Q8_0 from the squares of -128..127, whose mean is 5461.5.
  */
 import { type GgmlType, ggmlTypeNamed } from '#dist/model/ggml-types.js';
-import { toBfloat, toHalf } from './half.js';
-import type { Random } from './random.js';
+import { toBfloat, toHalf } from './half.ts';
+import type { Random } from './random.ts';
 
 /** Writes the scale fields of the block at byte `at`, so that its values are those of scale 1 times `scale`. */
 type SetScale = (bytes: Uint8Array, at: number, scale: number) => void;
@@ -93,8 +93,8 @@ const Q2_K: Recipe = {
 };
 
 /**
- * MXFP4: the scale is a power of two, 2^(exponent - 128). The low bit of the block's first random byte cannot decide
- * between the two nearest powers with the right odds, the whole byte can: to 1 part in 256.
+ * MXFP4: the scale is a power of two, 2^(exponent - 128). The random byte in its place chooses between the powers below
+ * and above, with odds that give the right mean square.
  */
 const MXFP4: Recipe = {
   rmsOfScaleOne: Math.sqrt(CODEBOOK.MXFP4),
