@@ -43,7 +43,11 @@ function command(): Command {
     .option('--experts-per-token <n>', 'experts that a token selects (default: as published)', integer)
     .option('--vocab <n>', 'tokens in the vocabulary (default: as published)', integer)
     .addOption(new Option('--mix <name>', 'block types').choices(MIX_NAMES).default('UD_Q3_K_XL'))
-    .option('--outlier <layer>', 'the layer with finer experts, or none (default: as published)', integerOrNone)
+    .option(
+      '--outlier <layer>',
+      'the layer with finer experts, or none (default: as published)',
+      integerOrNone,
+    )
     .option('--split-files <n>', 'write a set of so many files', integer)
     .option('--seed <n>', 'the same seed makes the same bytes', integer, 1)
     .requiredOption('-o, --output <file>', 'where to write')
@@ -56,7 +60,10 @@ function gigabytes(byteCount: number): string {
 }
 
 /** One line that is written over again; nothing when stderr is a file. */
-function progressPrinter(): { report: (writtenBytes: number, totalBytes: number) => void; clear: () => void } {
+function progressPrinter(): {
+  report: (writtenBytes: number, totalBytes: number) => void;
+  clear: () => void;
+} {
   if (!process.stderr.isTTY) return { report: () => {}, clear: () => {} };
   const begunMillis = performance.now();
   let printedMillis = begunMillis;

@@ -55,6 +55,17 @@ function scaleAt(offsetBytes: number, meanSquare: number): Recipe {
   };
 }
 
+/**
+ * Codes of these types reach further below 0 than above it. A scale of random sign evens that out; otherwise the mean, a
+ * tenth of the deviation, would multiply the all-ones direction by 7 in every matrix of 4096 columns.
+ */
+function signedScale(meanSquare: number): Recipe {
+  return {
+    rmsOfScaleOne: Math.sqrt(meanSquare),
+    setScale: (bytes, at, scale) => putHalf(bytes, at, (bytes[at]! & 1) === 0 ? scale : -scale),
+  };
+}
+
 /** Codes count from 0, and a minimum beside the scale moves their middle to 0. */
 function scaleAndMinimum(middle: number, minimumSign: 1 | -1, meanSquare: number): Recipe {
   return {
@@ -106,9 +117,9 @@ const MXFP4: Recipe = {
 };
 
 const RECIPES: Readonly<Record<string, Recipe>> = {
-  Q4_0: scaleAt(0, 21.5),
+  Q4_0: signedScale(21.5),
   Q4_1: scaleAndMinimum(7.5, -1, CODE_4_BIT),
-  Q5_0: scaleAt(0, 85.5),
+  Q5_0: signedScale(85.5),
   Q5_1: scaleAndMinimum(15.5, -1, CODE_5_BIT),
   Q8_0: scaleAt(0, SCALE_8_BIT_SIGNED),
   Q2_K,
@@ -121,7 +132,7 @@ const RECIPES: Readonly<Record<string, Recipe>> = {
   IQ2_S: scaleAt(0, (SCALE_HALF_STEPS / 16) * CODEBOOK.IQ2_S),
   IQ3_XXS: scaleAt(0, (SCALE_HALF_STEPS / 4) * CODEBOOK.IQ3_XXS),
   IQ3_S: scaleAt(0, SCALE_HALF_STEPS * 4 * CODEBOOK.IQ3_S),
-  IQ4_NL: scaleAt(0, CODEBOOK.IQ4),
+  IQ4_NL: signedScale(CODEBOOK.IQ4),
   IQ4_XS: scaleAt(0, SCALE_6_BIT_SIGNED * CODEBOOK.IQ4),
   MXFP4,
 };

@@ -111,7 +111,10 @@ function writeEntry(writer: ByteWriter, entry: MetadataEntry): void {
   else writer.number(entry.type, entry.value);
 }
 
-export function encodeHeader(metadata: readonly MetadataEntry[], directory: readonly DirectoryEntry[]): Buffer {
+export function encodeHeader(
+  metadata: readonly MetadataEntry[],
+  directory: readonly DirectoryEntry[],
+): Buffer {
   const writer = new ByteWriter();
   writer.u32(Buffer.from('GGUF').readUInt32LE());
   writer.u32(VERSION);

@@ -11,7 +11,7 @@ import { dirname } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { ggmlTypeNamed, rowBytes } from '#dist/model/ggml-types.js';
 import { MakeModelError } from './error.ts';
-import { type DirectoryEntry, aligned, encodeHeader } from './gguf-header.ts';
+import { aligned, type DirectoryEntry, encodeHeader } from './gguf-header.ts';
 import { modelMetadata, splitMetadata } from './metadata.ts';
 import { type MixInUse, mixFor } from './mixes.ts';
 import { diskError, OutputFile } from './output-file.ts';
@@ -142,7 +142,9 @@ async function writeFile(
     output.write(PADDING.subarray(0, aligned(tensor.byteLength) - tensor.byteLength));
   }
   if (output.lengthBytes !== file.sizeBytes) {
-    throw new Error(`broken invariant: ${output.lengthBytes} bytes written to a file planned with ${file.sizeBytes}`);
+    throw new Error(
+      `broken invariant: ${output.lengthBytes} bytes written to a file planned with ${file.sizeBytes}`,
+    );
   }
   output.finish();
 }
@@ -160,7 +162,10 @@ export async function makeModel(options: MakeModelOptions, path: string): Promis
   const weights = new WeightMaker(options.seed ?? 1);
   const outputs: OutputFile[] = [];
   const breathe = async (): Promise<void> => {
-    options.onProgress?.(outputs.reduce((sum, output) => sum + output.writtenBytes, 0), totalBytes);
+    options.onProgress?.(
+      outputs.reduce((sum, output) => sum + output.writtenBytes, 0),
+      totalBytes,
+    );
     await setImmediate();
     refuseInterrupted(options.signal);
   };

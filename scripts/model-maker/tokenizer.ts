@@ -4,7 +4,7 @@
  * Why learned and not copied: the vocabulary of a published model is 11 MB of somebody's data, and random weights do not
  * care. Invariant: the first 256 tokens are the bytes, every merge joins two earlier tokens, the special tokens follow,
  * and `[PADn]` tokens fill the vocabulary, so that the tables are as long as the model's matrices.
- * The number behind it: the text below gives about 350 merges, enough that words of a prompt become single tokens.
+ * The number behind it: the text below gives 219 merges, enough that common words of a prompt become single tokens.
  */
 import { VOCABULARY_MIN } from './shapes.ts';
 

@@ -120,7 +120,7 @@ export class Engine {
       sampling,
       stopStrings: options.stop ?? [],
       maxTokens: Math.min(wanted, room),
-      limitReason: wanted <= room ? 'length' : 'context',
+      limitReason: options.maxTokens !== undefined && options.maxTokens <= room ? 'length' : 'context',
       signal: options.signal,
     };
     return new Generation(parts, this.pipeline, {
