@@ -1,6 +1,6 @@
 /** `moestream tokenize`: what a text becomes; needs only a vocabulary, not the weights. */
 import type { Command } from 'commander';
-import { openModel } from '../model/model.ts';
+import { openModelText } from '../model/model.ts';
 import { readText } from './arguments.ts';
 import { print, table } from './output.ts';
 
@@ -22,7 +22,7 @@ export function addTokenize(program: Command): void {
 }
 
 async function tokenize(argument: string | undefined, flags: TokenizeFlags): Promise<void> {
-  const { tokenizer } = openModel(flags.model, { vocabularyOnly: true });
+  const { tokenizer } = openModelText(flags.model);
   const ids = tokenizer.encode(argument ?? readText('-'), { parseSpecial: flags.parseSpecial });
   if (flags.ids === true) return print(`${ids.join(',')}\n`);
   const decoder = new TextDecoder();

@@ -1,15 +1,17 @@
 /**
- * The numbers that shape a model, all from the file's metadata, all checked.
+ * The numbers that shape a model, read from the file's metadata and from nowhere else.
  *
- * Invariant: every count is between bounds that keep any product of two of them a safe integer.
+ * Keys follow llama.cpp's GGUF convention (`<architecture>.<key>`). Every number has bounds: wide enough for any model of
+ * the family to come, narrow enough that no product of two of them leaves the safe integers. What the engine cannot do
+ * (another architecture, RoPE scaling, layers of different widths) is refused by name instead of computed wrongly.
  */
 import { MoestreamError } from '../errors.ts';
 import type { Gguf } from './gguf.ts';
-import type { GgufMetadata } from './gguf-metadata.ts';
 
 export const ARCHITECTURES = ['qwen35moe', 'qwen3next', 'qwen3moe'] as const;
 export type Architecture = (typeof ARCHITECTURES)[number];
 
+/** What the model's makers suggest for sampling, where the file says. */
 export interface SamplingDefaults {
   readonly temperature: number | undefined;
   readonly topK: number | undefined;
@@ -19,11 +21,14 @@ export interface SamplingDefaults {
 export interface Hyperparameters {
   readonly architecture: Architecture;
   readonly name: string | undefined;
+  /** Without the MTP layers that newer converters append. */
   readonly layers: number;
   readonly hidden: number;
   readonly vocabulary: number;
+  /** Positions that the model was trained for. */
   readonly contextLength: number;
   readonly rmsEpsilon: number;
+  /** (layers): 1 full attention, 0 Gated DeltaNet. */
   readonly attentionLayers: Uint8Array;
   readonly heads: number;
   readonly kvHeads: number;
@@ -31,6 +36,7 @@ export interface Hyperparameters {
   readonly rotaryDims: number;
   readonly ropeTheta: number;
   readonly gatedAttention: boolean;
+  /** DeltaNet, 0 where the model has none. */
   readonly deltaKeyHeads: number;
   readonly deltaValueHeads: number;
   readonly deltaHeadDim: number;
@@ -38,53 +44,225 @@ export interface Hyperparameters {
   readonly tiledValueHeads: boolean;
   readonly experts: number;
   readonly trainedExpertsPerToken: number;
+  /** What is used: the trained number, or the caller's. */
   readonly expertsPerToken: number;
   readonly expertWidth: number;
+  /** 0 without a shared expert. */
   readonly sharedWidth: number;
   readonly sampling: SamplingDefaults;
 }
 
-export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyperparameters {
-  const { metadata } = gguf;
-  const architecture = metadata.string('general.architecture') as Architecture;
-  if (!ARCHITECTURES.includes(architecture)) throw new MoestreamError('MODEL_UNSUPPORTED', `architecture ${architecture}`);
-  const key = (name: string) => `${architecture}.${name}`;
-  const uniform = (name: string, max: number): number => {
-    if (!metadata.isArray(key(name))) return metadata.integer(key(name), 1, max);
-    return metadata.optionalIntegers(key(name), 1, max)![0]!;
-  };
-  const layers = metadata.integer(key('block_count'), 1, 4096) - (metadata.optionalInteger(key('nextn_predict_layers'), 0, 8) ?? 0);
-  const delta = architecture !== 'qwen3moe';
-  const interval = delta ? (metadata.optionalInteger(key('full_attention_interval'), 1, 4096) ?? 4) : 1;
-  const hidden = metadata.integer(key('embedding_length'), 1, 1 << 20);
-  const heads = uniform('attention.head_count', 4096);
-  const headDim = metadata.optionalInteger(key('attention.key_length'), 1, 4096) ?? hidden / heads;
-  const trained = uniform('expert_used_count', 65536);
-  const embd = gguf.tensors.get('token_embd.weight');
-  if (!embd) throw new MoestreamError('MODEL_INVALID', 'token_embd.weight is missing');
+const LAYERS_MAX = 1024;
+const MTP_LAYERS_MAX = 8;
+const WIDTH_MAX = 1 << 20;
+const HEADS_MAX = 4096;
+const HEAD_DIM_MAX = 4096;
+const EXPERTS_MAX = 65536;
+/** The backend keeps the selection of a row in small fixed arrays. */
+const EXPERTS_PER_TOKEN_MAX = 256;
+const CONTEXT_MAX = 1 << 24;
+const CONV_KERNEL_MAX = 64;
+const ROPE_THETA_DEFAULT = 10_000;
+const ATTENTION_INTERVAL_DEFAULT = 4;
+
+/** Typed access to the keys of one architecture. */
+class Keys {
+  readonly architecture: Architecture;
+  private readonly gguf: Gguf;
+
+  constructor(gguf: Gguf) {
+    this.gguf = gguf;
+    const name = gguf.metadata.string('general.architecture');
+    const known = ARCHITECTURES.find((each) => each === name);
+    if (known === undefined) {
+      throw new MoestreamError(
+        'MODEL_UNSUPPORTED',
+        `${gguf.files[0]!.path} is a "${name}" model; this build runs ${ARCHITECTURES.join(', ')}`,
+      );
+    }
+    this.architecture = known;
+  }
+
+  key(name: string): string {
+    return `${this.architecture}.${name}`;
+  }
+
+  integer(name: string, max: number): number {
+    return this.gguf.metadata.integer(this.key(name), 1, max);
+  }
+
+  optionalInteger(name: string, min: number, max: number): number | undefined {
+    return this.gguf.metadata.optionalInteger(this.key(name), min, max);
+  }
+
+  optionalNumber(name: string, min: number, max: number): number | undefined {
+    return this.gguf.metadata.optionalNumber(this.key(name), min, max);
+  }
+
+  /** A number, or one per layer that must then be the same in all of them. Layers without it (0) do not count. */
+  uniform(name: string, max: number): number {
+    const { metadata } = this.gguf;
+    const key = this.key(name);
+    if (!metadata.isArray(key)) return metadata.integer(key, 1, max);
+    const values = [...new Set(metadata.optionalIntegers(key, 0, max))].filter((value) => value !== 0);
+    if (values.length === 1) return values[0]!;
+    throw new MoestreamError(
+      'MODEL_UNSUPPORTED',
+      `${this.gguf.files[0]!.path}: "${key}" differs between layers (${values.join(', ')}), which is not supported`,
+    );
+  }
+
+  /** Any scaling of RoPE changes the positions, so a model that asks for it must not run without. */
+  refuseRopeScaling(): void {
+    const type = this.gguf.metadata.optionalString(this.key('rope.scaling.type'));
+    if (type === undefined || type === 'none') return;
+    throw new MoestreamError(
+      'MODEL_UNSUPPORTED',
+      `${this.gguf.files[0]!.path}: RoPE scaling "${type}" is not supported`,
+    );
+  }
+}
+
+function layerKinds(gguf: Gguf, keys: Keys, layers: number): Uint8Array {
+  if (keys.architecture === 'qwen3moe') return new Uint8Array(layers).fill(1);
+  const key = keys.key('attention.recurrent_layers');
+  const recurrent = gguf.metadata.optionalIntegers(key, 0, 1);
+  if (recurrent !== undefined) {
+    if (recurrent.length < layers) {
+      throw gguf.metadata.invalid(key, `has ${recurrent.length} entries for ${layers} layers`);
+    }
+    return Uint8Array.from(recurrent.slice(0, layers), (isRecurrent) => 1 - isRecurrent);
+  }
+  const interval =
+    keys.optionalInteger('full_attention_interval', 1, LAYERS_MAX) ?? ATTENTION_INTERVAL_DEFAULT;
+  return Uint8Array.from({ length: layers }, (_, layer) => ((layer + 1) % interval === 0 ? 1 : 0));
+}
+
+function readDelta(
+  gguf: Gguf,
+  keys: Keys,
+): Pick<
+  Hyperparameters,
+  'deltaKeyHeads' | 'deltaValueHeads' | 'deltaHeadDim' | 'convKernel' | 'tiledValueHeads'
+> {
+  const tiledValueHeads = keys.architecture === 'qwen35moe';
+  if (keys.architecture === 'qwen3moe') {
+    return { deltaKeyHeads: 0, deltaValueHeads: 0, deltaHeadDim: 0, convKernel: 0, tiledValueHeads };
+  }
+  const deltaKeyHeads = keys.integer('ssm.group_count', HEADS_MAX);
+  const deltaValueHeads = keys.integer('ssm.time_step_rank', HEADS_MAX);
+  const deltaHeadDim = keys.integer('ssm.state_size', HEAD_DIM_MAX);
+  const inner = keys.integer('ssm.inner_size', WIDTH_MAX);
+  if (deltaValueHeads % deltaKeyHeads !== 0) {
+    throw gguf.metadata.invalid(
+      keys.key('ssm.time_step_rank'),
+      `is ${deltaValueHeads}, not a multiple of the ${deltaKeyHeads} key heads`,
+    );
+  }
+  if (inner !== deltaValueHeads * deltaHeadDim) {
+    throw gguf.metadata.invalid(
+      keys.key('ssm.inner_size'),
+      `is ${inner}, not ${deltaValueHeads} heads of ${deltaHeadDim}`,
+    );
+  }
+  const convKernel = keys.integer('ssm.conv_kernel', CONV_KERNEL_MAX);
+  return { deltaKeyHeads, deltaValueHeads, deltaHeadDim, convKernel, tiledValueHeads };
+}
+
+function readAttention(
+  gguf: Gguf,
+  keys: Keys,
+  hidden: number,
+): Pick<Hyperparameters, 'heads' | 'kvHeads' | 'headDim' | 'rotaryDims' | 'ropeTheta' | 'gatedAttention'> {
+  const heads = keys.uniform('attention.head_count', HEADS_MAX);
+  const kvHeads = keys.uniform('attention.head_count_kv', HEADS_MAX);
+  if (heads % kvHeads !== 0) {
+    throw gguf.metadata.invalid(
+      keys.key('attention.head_count'),
+      `is ${heads}, not a multiple of the ${kvHeads} KV heads`,
+    );
+  }
+  const headDim = keys.optionalInteger('attention.key_length', 1, HEAD_DIM_MAX) ?? Math.floor(hidden / heads);
+  const valueDim = keys.optionalInteger('attention.value_length', 1, HEAD_DIM_MAX) ?? headDim;
+  if (valueDim !== headDim) {
+    throw new MoestreamError(
+      'MODEL_UNSUPPORTED',
+      `${gguf.files[0]!.path}: value heads of ${valueDim} beside key heads of ${headDim} are not supported`,
+    );
+  }
+  const rotaryDims = keys.optionalInteger('rope.dimension_count', 2, headDim) ?? headDim;
+  if (rotaryDims % 2 !== 0) {
+    throw gguf.metadata.invalid(keys.key('rope.dimension_count'), `is ${rotaryDims}, it must be even`);
+  }
   return {
-    architecture,
-    name: metadata.optionalString('general.name'),
-    layers, hidden,
-    vocabulary: embd.shape[1]!,
-    contextLength: metadata.integer(key('context_length'), 1, 1 << 24),
-    rmsEpsilon: metadata.number(key('attention.layer_norm_rms_epsilon'), 0, 1),
-    attentionLayers: Uint8Array.from({ length: layers }, (_, i) => ((i + 1) % interval === 0 ? 1 : 0)),
-    heads, kvHeads: uniform('attention.head_count_kv', 4096), headDim,
-    rotaryDims: metadata.optionalInteger(key('rope.dimension_count'), 1, 4096) ?? headDim,
-    ropeTheta: metadata.optionalNumber(key('rope.freq_base'), 1, 1e12) ?? 10000,
-    gatedAttention: delta,
-    deltaKeyHeads: delta ? metadata.integer(key('ssm.group_count'), 1, 4096) : 0,
-    deltaValueHeads: delta ? metadata.integer(key('ssm.time_step_rank'), 1, 4096) : 0,
-    deltaHeadDim: delta ? metadata.integer(key('ssm.state_size'), 1, 4096) : 0,
-    convKernel: delta ? metadata.integer(key('ssm.conv_kernel'), 1, 64) : 0,
-    tiledValueHeads: architecture === 'qwen35moe',
-    experts: metadata.integer(key('expert_count'), 1, 65536),
-    trainedExpertsPerToken: trained,
-    expertsPerToken: expertsPerToken ?? trained,
-    expertWidth: uniform('expert_feed_forward_length', 1 << 20),
-    sharedWidth: metadata.optionalInteger(key('expert_shared_feed_forward_length'), 0, 1 << 20) ?? 0,
-    sampling: { temperature: metadata.optionalNumber('general.sampling.temp', 0, 100), topK: metadata.optionalInteger('general.sampling.top_k', 0, 1e6), topP: metadata.optionalNumber('general.sampling.top_p', 0, 1) },
+    heads,
+    kvHeads,
+    headDim,
+    rotaryDims,
+    ropeTheta: keys.optionalNumber('rope.freq_base', 1, 1e12) ?? ROPE_THETA_DEFAULT,
+    gatedAttention: keys.architecture !== 'qwen3moe',
   };
 }
-export type { GgufMetadata };
+
+/** The vocabulary is what the embedding has rows for: a tokenizer may know fewer tokens. */
+function readVocabulary(gguf: Gguf): number {
+  const rows = gguf.tensors.get('token_embd.weight')?.shape[1];
+  if (rows !== undefined && rows <= 1 << 24) return rows;
+  throw new MoestreamError(
+    'MODEL_INVALID',
+    `${gguf.files[0]!.path}: tensor "token_embd.weight" is ${rows === undefined ? 'missing' : `${rows} rows high`}`,
+    rows === undefined ? { hint: 'A file with only a vocabulary can be tokenized with, but not run.' } : {},
+  );
+}
+
+/**
+ * Reads and checks the hyperparameters. `expertsPerToken` overrides the file's top-k. Throws MODEL_INVALID or
+ * MODEL_UNSUPPORTED naming the key, USAGE for an override that the model cannot have.
+ */
+export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyperparameters {
+  const { metadata } = gguf;
+  const keys = new Keys(gguf);
+  keys.refuseRopeScaling();
+  const blocks = keys.integer('block_count', LAYERS_MAX);
+  const layers = blocks - (keys.optionalInteger('nextn_predict_layers', 0, MTP_LAYERS_MAX) ?? 0);
+  if (layers < 1)
+    throw metadata.invalid(keys.key('nextn_predict_layers'), `leaves ${layers} of ${blocks} layers`);
+  const hidden = keys.integer('embedding_length', WIDTH_MAX);
+  const experts = keys.integer('expert_count', EXPERTS_MAX);
+  const trainedExpertsPerToken = keys.uniform('expert_used_count', EXPERTS_PER_TOKEN_MAX);
+  const most = Math.min(experts, EXPERTS_PER_TOKEN_MAX);
+  if (trainedExpertsPerToken > experts) {
+    throw metadata.invalid(
+      keys.key('expert_used_count'),
+      `is ${trainedExpertsPerToken}, there are ${experts} experts`,
+    );
+  }
+  if (expertsPerToken !== undefined && !(expertsPerToken >= 1 && expertsPerToken <= most)) {
+    throw new MoestreamError(
+      'USAGE',
+      `${expertsPerToken} experts per token, this model can have 1 to ${most}`,
+    );
+  }
+  return {
+    architecture: keys.architecture,
+    name: metadata.optionalString('general.name'),
+    layers,
+    hidden,
+    vocabulary: readVocabulary(gguf),
+    contextLength: keys.integer('context_length', CONTEXT_MAX),
+    rmsEpsilon: metadata.number(keys.key('attention.layer_norm_rms_epsilon'), 0, 1),
+    attentionLayers: layerKinds(gguf, keys, layers),
+    ...readAttention(gguf, keys, hidden),
+    ...readDelta(gguf, keys),
+    experts,
+    trainedExpertsPerToken,
+    expertsPerToken: expertsPerToken ?? trainedExpertsPerToken,
+    expertWidth: keys.uniform('expert_feed_forward_length', WIDTH_MAX),
+    sharedWidth: keys.optionalInteger('expert_shared_feed_forward_length', 0, WIDTH_MAX) ?? 0,
+    sampling: {
+      temperature: metadata.optionalNumber('general.sampling.temp', 0, 100),
+      topK: metadata.optionalInteger('general.sampling.top_k', 0, 2 ** 31 - 1),
+      topP: metadata.optionalNumber('general.sampling.top_p', 0, 1),
+    },
+  };
+}

@@ -1,36 +1,233 @@
+/**
+ * Which tensor is what: the dense ones that stay in memory, and for every layer where its experts lie.
+ *
+ * This is the one place that knows tensor names and their shapes (a GGUF's own names, as llama.cpp gives them). A model
+ * that passes has every tensor its architecture needs, in the right shape and a type that can be computed with; the
+ * first that is not is named. Tensors that nothing needs are listed, not loaded: MTP layers, vision, rope tables.
+ */
 import { MoestreamError } from '../errors.ts';
-import type { GgmlType } from './ggml-types.ts';
+import { type GgmlType, rowBytes } from './ggml-types.ts';
 import type { Gguf, GgufTensor } from './gguf.ts';
 import type { Hyperparameters } from './hyperparameters.ts';
 
+/** A matrix that stays in memory: `rows` rows of `cols` contiguous values. One-dimensional tensors have one row. */
 export interface DenseTensor {
-  readonly name: string; readonly layer: number; readonly type: GgmlType; readonly cols: number; readonly rows: number;
-  readonly file: number; readonly offsetBytes: number; readonly byteLength: number;
+  /** The name without `blk.N.`. */
+  readonly name: string;
+  /** -1 outside the layers. */
+  readonly layer: number;
+  readonly type: GgmlType;
+  readonly cols: number;
+  readonly rows: number;
+  readonly file: number;
+  readonly offsetBytes: number;
+  readonly byteLength: number;
 }
-export interface ExpertMatrix {
-  readonly file: number; readonly offsetBytes: number; readonly strideBytes: number; readonly byteLength: number;
-  readonly type: GgmlType; readonly rows: number; readonly cols: number;
-}
-export interface ExpertTensors { readonly gate: ExpertMatrix; readonly up: ExpertMatrix; readonly down: ExpertMatrix }
-export interface TensorMap { readonly dense: readonly DenseTensor[]; readonly experts: readonly ExpertTensors[]; readonly ignored: readonly string[] }
 
-export function mapTensors(gguf: Gguf, hp: Hyperparameters): TensorMap {
-  const dense: DenseTensor[] = []; const ignored: string[] = [];
-  const exps = new Map<string, GgufTensor>();
-  for (const t of gguf.tensors.values()) {
-    const m = /^blk\.(\d+)\.(.*)$/.exec(t.name);
-    const layer = m ? Number(m[1]) : -1; const name = m ? m[2]! : t.name;
-    if (layer >= hp.layers || (layer < 0 && !['token_embd.weight', 'output.weight', 'output_norm.weight'].includes(name))) { ignored.push(t.name); continue; }
-    if (name.includes('_exps.')) { exps.set(t.name, t); continue; }
-    const [cols, ...rest] = t.shape as [number, ...number[]];
-    dense.push({ name, layer, type: t.type, cols, rows: rest.reduce((a, b) => a * b, 1), file: t.file, offsetBytes: t.offsetBytes, byteLength: t.byteLength });
+/** One matrix of all experts of a layer: expert e has `byteLength` bytes at `offsetBytes + e * strideBytes`. */
+export interface ExpertMatrix {
+  readonly type: GgmlType;
+  readonly rows: number;
+  readonly cols: number;
+  readonly file: number;
+  readonly offsetBytes: number;
+  readonly strideBytes: number;
+  readonly byteLength: number;
+}
+
+export interface ExpertTensors {
+  readonly gate: ExpertMatrix;
+  readonly up: ExpertMatrix;
+  readonly down: ExpertMatrix;
+}
+
+export interface TensorMap {
+  readonly dense: readonly DenseTensor[];
+  /** (layers) */
+  readonly experts: readonly ExpertTensors[];
+  /** Tensors of the file that nothing here needs. */
+  readonly unused: readonly string[];
+}
+
+class Mapper {
+  readonly dense: DenseTensor[] = [];
+  readonly experts: ExpertTensors[] = [];
+  private readonly gguf: Gguf;
+  private readonly model: Hyperparameters;
+  private readonly used = new Set<string>();
+
+  constructor(gguf: Gguf, model: Hyperparameters) {
+    this.gguf = gguf;
+    this.model = model;
   }
-  const matrix = (l: number, n: string): ExpertMatrix => {
-    const t = exps.get(`blk.${l}.ffn_${n}_exps.weight`);
-    if (!t) throw new MoestreamError('MODEL_INVALID', `blk.${l}.ffn_${n}_exps.weight is missing`);
-    const bytes = t.byteLength / t.shape[2]!;
-    return { file: t.file, offsetBytes: t.offsetBytes, strideBytes: bytes, byteLength: bytes, type: t.type, rows: t.shape[1]!, cols: t.shape[0]! };
-  };
-  const experts = Array.from({ length: hp.layers }, (_, l) => ({ gate: matrix(l, 'gate'), up: matrix(l, 'up'), down: matrix(l, 'down') }));
-  return { dense, experts, ignored };
+
+  map(): TensorMap {
+    const { hidden, vocabulary, layers } = this.model;
+    this.matrix(-1, 'token_embd.weight', hidden, vocabulary);
+    this.vector(-1, 'output_norm.weight', hidden);
+    // Without a head of its own the model multiplies with its embedding.
+    if (this.has(-1, 'output.weight')) this.matrix(-1, 'output.weight', hidden, vocabulary);
+    for (let layer = 0; layer < layers; layer++) this.mapLayer(layer);
+    const unused = [...this.gguf.tensors.keys()].filter((name) => !this.used.has(name));
+    return { dense: this.dense, experts: this.experts, unused };
+  }
+
+  private mapLayer(layer: number): void {
+    const { hidden, experts, sharedWidth, architecture, attentionLayers } = this.model;
+    this.vector(layer, 'attn_norm.weight', hidden);
+    if (attentionLayers[layer] === 1) this.mapAttention(layer);
+    else this.mapDelta(layer);
+    this.vector(
+      layer,
+      architecture === 'qwen3moe' ? 'ffn_norm.weight' : 'post_attention_norm.weight',
+      hidden,
+    );
+    this.matrix(layer, 'ffn_gate_inp.weight', hidden, experts);
+    if (sharedWidth > 0) {
+      this.vector(layer, 'ffn_gate_inp_shexp.weight', hidden);
+      this.matrix(layer, 'ffn_gate_shexp.weight', hidden, sharedWidth);
+      this.matrix(layer, 'ffn_up_shexp.weight', hidden, sharedWidth);
+      this.matrix(layer, 'ffn_down_shexp.weight', sharedWidth, hidden);
+    }
+    this.experts.push(this.mapExperts(layer));
+  }
+
+  private mapAttention(layer: number): void {
+    const { hidden, heads, kvHeads, headDim, gatedAttention } = this.model;
+    const queryRows = heads * headDim * (gatedAttention ? 2 : 1);
+    const kvRows = kvHeads * headDim;
+    if (this.has(layer, 'attn_qkv.weight')) this.sliceQkv(layer, queryRows, kvRows);
+    else {
+      this.matrix(layer, 'attn_q.weight', hidden, queryRows);
+      this.matrix(layer, 'attn_k.weight', hidden, kvRows);
+      this.matrix(layer, 'attn_v.weight', hidden, kvRows);
+    }
+    this.vector(layer, 'attn_q_norm.weight', headDim);
+    this.vector(layer, 'attn_k_norm.weight', headDim);
+    this.matrix(layer, 'attn_output.weight', heads * headDim, hidden);
+  }
+
+  /** Newer converters put q, k and v rows one behind the other in one tensor. */
+  private sliceQkv(layer: number, queryRows: number, kvRows: number): void {
+    const { hidden } = this.model;
+    const tensor = this.take(layer, 'attn_qkv.weight', [hidden, queryRows + 2 * kvRows]);
+    const stride = rowBytes(tensor.type, hidden);
+    let firstRow = 0;
+    for (const [name, rows] of [
+      ['attn_q.weight', queryRows],
+      ['attn_k.weight', kvRows],
+      ['attn_v.weight', kvRows],
+    ] as const) {
+      this.dense.push({
+        name,
+        layer,
+        type: tensor.type,
+        cols: hidden,
+        rows,
+        file: tensor.file,
+        offsetBytes: tensor.offsetBytes + firstRow * stride,
+        byteLength: rows * stride,
+      });
+      firstRow += rows;
+    }
+  }
+
+  private mapDelta(layer: number): void {
+    const { hidden, deltaKeyHeads, deltaValueHeads, deltaHeadDim, convKernel } = this.model;
+    const valueRows = deltaValueHeads * deltaHeadDim;
+    const channels = 2 * deltaKeyHeads * deltaHeadDim + valueRows;
+    if (this.has(layer, 'ssm_in.weight')) {
+      throw this.unsupported(
+        layer,
+        'ssm_in.weight',
+        'is of an early conversion that joined its rows otherwise',
+      );
+    }
+    this.matrix(layer, 'attn_qkv.weight', hidden, channels);
+    this.matrix(layer, 'attn_gate.weight', hidden, valueRows);
+    if (this.has(layer, 'ssm_ba.weight')) this.matrix(layer, 'ssm_ba.weight', hidden, 2 * deltaValueHeads);
+    else {
+      this.matrix(layer, 'ssm_beta.weight', hidden, deltaValueHeads);
+      this.matrix(layer, 'ssm_alpha.weight', hidden, deltaValueHeads);
+    }
+    this.matrix(layer, 'ssm_conv1d.weight', convKernel, channels);
+    this.vector(layer, 'ssm_a', deltaValueHeads);
+    this.vector(layer, 'ssm_dt.bias', deltaValueHeads);
+    this.vector(layer, 'ssm_norm.weight', deltaHeadDim);
+    this.matrix(layer, 'ssm_out.weight', valueRows, hidden);
+  }
+
+  private mapExperts(layer: number): ExpertTensors {
+    const { hidden, expertWidth, experts } = this.model;
+    const down = this.expertMatrix(layer, 'ffn_down_exps.weight', [expertWidth, hidden, experts]);
+    if (!this.has(layer, 'ffn_gate_up_exps.weight')) {
+      const shape = [hidden, expertWidth, experts];
+      return {
+        gate: this.expertMatrix(layer, 'ffn_gate_exps.weight', shape),
+        up: this.expertMatrix(layer, 'ffn_up_exps.weight', shape),
+        down,
+      };
+    }
+    // Gate rows first, then up rows: two halves of one tensor.
+    const both = this.expertMatrix(layer, 'ffn_gate_up_exps.weight', [hidden, 2 * expertWidth, experts]);
+    const half = { ...both, rows: expertWidth, byteLength: both.byteLength / 2 };
+    return { gate: half, up: { ...half, offsetBytes: half.offsetBytes + half.byteLength }, down };
+  }
+
+  private expertMatrix(layer: number, name: string, shape: readonly number[]): ExpertMatrix {
+    const { type, file, offsetBytes, byteLength } = this.take(layer, name, shape);
+    const bytes = byteLength / this.model.experts;
+    const [cols, rows] = shape as [number, number];
+    return { type, rows, cols, file, offsetBytes, strideBytes: bytes, byteLength: bytes };
+  }
+
+  private matrix(layer: number, name: string, cols: number, rows: number): void {
+    const { type, file, offsetBytes, byteLength } = this.take(layer, name, [cols, rows]);
+    this.dense.push({ name, layer, type, cols, rows, file, offsetBytes, byteLength });
+  }
+
+  private vector(layer: number, name: string, length: number): void {
+    const { type, file, offsetBytes, byteLength } = this.take(layer, name, [length]);
+    this.dense.push({ name, layer, type, cols: length, rows: 1, file, offsetBytes, byteLength });
+  }
+
+  private has(layer: number, name: string): boolean {
+    return this.gguf.tensors.has(fullName(layer, name));
+  }
+
+  /** The tensor of this name and shape. Trailing dimensions of 1 do not count. */
+  private take(layer: number, name: string, shape: readonly number[]): GgufTensor {
+    const full = fullName(layer, name);
+    const tensor = this.gguf.tensors.get(full);
+    const path = this.gguf.files[tensor?.file ?? 0]!.path;
+    if (tensor === undefined)
+      throw new MoestreamError('MODEL_INVALID', `${path}: tensor "${full}" is missing`);
+    const actual = [...tensor.shape];
+    while (actual.length > shape.length && actual.at(-1) === 1) actual.pop();
+    if (actual.length !== shape.length || actual.some((size, axis) => size !== shape[axis])) {
+      throw new MoestreamError(
+        'MODEL_INVALID',
+        `${path}: tensor "${full}" has shape ${tensor.shape.join(' x ')}, expected ${shape.join(' x ')}`,
+      );
+    }
+    if (!tensor.type.supported) {
+      throw this.unsupported(layer, name, `is of type ${tensor.type.name}, which cannot be computed with`);
+    }
+    this.used.add(full);
+    return tensor;
+  }
+
+  private unsupported(layer: number, name: string, problem: string): MoestreamError {
+    const path = this.gguf.files[0]!.path;
+    return new MoestreamError('MODEL_UNSUPPORTED', `${path}: tensor "${fullName(layer, name)}" ${problem}`);
+  }
+}
+
+function fullName(layer: number, name: string): string {
+  return layer < 0 ? name : `blk.${layer}.${name}`;
+}
+
+/** Maps the tensors of a model. Throws MODEL_INVALID or MODEL_UNSUPPORTED naming the tensor. */
+export function mapTensors(gguf: Gguf, hyperparameters: Hyperparameters): TensorMap {
+  return new Mapper(gguf, hyperparameters).map();
 }

@@ -1,0 +1,33 @@
+/**
+ * Conversations as text: the model's own Jinja template, which is part of the file.
+ *
+ * A template is untrusted input too: it runs in @huggingface/jinja's interpreter, which reaches nothing but its
+ * variables, and what it throws becomes a typed error.
+ */
+import { Template } from '@huggingface/jinja';
+import { MoestreamError } from '../errors.ts';
+import type { Gguf } from './gguf.ts';
+
+export interface TemplateMessage {
+  readonly role: string;
+  readonly content: string;
+}
+
+/** What Qwen models were trained with, for a file that carries no template. */
+const CHATML =
+  "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/** Renders a conversation up to where the answer begins. Throws MODEL_INVALID when the template does not work. */
+export function renderChat(gguf: Gguf, messages: readonly TemplateMessage[]): string {
+  const source = gguf.metadata.optionalString('tokenizer.chat_template') ?? CHATML;
+  try {
+    return new Template(source).render({ messages: [...messages], add_generation_prompt: true });
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new MoestreamError('MODEL_INVALID', `${gguf.files[0]!.path}: its chat template fails: ${reason}`, {
+      hint: 'Use --raw and write the prompt as the model expects it.',
+      cause,
+    });
+  }
+}
