@@ -79,7 +79,9 @@ async function measure(readers: number, path: string): Promise<void> {
     }
     micros.sort();
     const [p50, p90, p99] = [0.5, 0.9, 0.99].map((share) => percentile(micros, share));
-    console.log(`${String(readers).padStart(2)} readers, ${shape.name.padEnd(22)} p50 ${p50} us  p90 ${p90}  p99 ${p99}`);
+    console.log(
+      `${String(readers).padStart(2)} readers, ${shape.name.padEnd(22)} p50 ${p50} us  p90 ${p90}  p99 ${p99}`,
+    );
   }
   control.shutDown();
   queue.interrupt();

@@ -40,13 +40,17 @@ if (Math.min(...addons) < nativeSources) {
   step('building the native add-ons', process.execPath, [at('scripts', 'build-native.mjs')]);
 }
 
-if (
-  modifiedMillis(at('dist', '.tsbuildinfo')) <
-  Math.max(newestMillis(at('src')), modifiedMillis(at('tsconfig.json')))
-) {
-  step('compiling TypeScript', process.execPath, [
-    at('node_modules', 'typescript', 'bin', 'tsc'),
-    '-p',
-    at('tsconfig.json'),
-  ]);
+const tsc = at('node_modules', 'typescript', 'bin', 'tsc');
+
+function compile(what, config, output, sources) {
+  const newest = Math.max(modifiedMillis(config), ...sources.map(newestMillis));
+  if (modifiedMillis(join(output, '.tsbuildinfo')) < newest)
+    step(`compiling ${what}`, process.execPath, [tsc, '-p', config]);
 }
+
+compile('TypeScript', at('tsconfig.json'), at('dist'), [at('src')]);
+compile('scripts and benchmarks', at('scripts', 'tsconfig.json'), at('dist-scripts'), [
+  at('scripts'),
+  at('bench'),
+  at('src'),
+]);
