@@ -25,6 +25,14 @@ export const ERROR_CODES = [
   'READ_SHORT',
   /** A read did not finish within its bound. */
   'READ_TIMEOUT',
+  /** Bytes on disk are not what their checksum says. */
+  'VERIFY_FAILED',
+  /** The operating system failed a write. */
+  'WRITE_FAILED',
+  /** The disk has no room for what is to be written. */
+  'DISK_FULL',
+  /** The folder cannot take this pack: it holds something else, or another process is at work in it. */
+  'PACK_REFUSED',
   /** A worker thread died or stopped answering. */
   'WORKER_FAILED',
   /** The caller's AbortSignal fired. */

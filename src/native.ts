@@ -23,10 +23,45 @@ export interface IoAddon {
   directAlignment(fd: number): number;
   /** Asks for huge pages and touches every page, so that no read meets untouched memory. Returns bytes in huge pages or -1. */
   prefault(view: Uint8Array): number;
+  /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
+  lock(view: Uint8Array): void;
   /** The address of the first byte modulo `modulus`: the engine checks that memory is page-aligned. */
   addressModulo(view: Uint8Array, modulus: number): number;
   /** The name of an errno value, such as `EIO`. */
   errnoName(errno: number): string;
+  /** 0 when this process may use io_uring, otherwise the errno that says why not. */
+  uringRefusal(): number;
+  /** A descriptor that ends a `UringReader`'s wait early when it is signalled, from any thread. */
+  createWakeFd(): number;
+  signalWakeFd(fd: number): void;
+  /** A ring for `depth` reads at once, used by the thread that makes it. */
+  readonly UringReader: new (
+    depth: number,
+    fds: readonly number[],
+    segments: readonly Uint8Array[],
+    wakeFd: number,
+  ) => UringReader;
+}
+
+/** native/io: reads through io_uring. */
+export interface UringReader {
+  /** Whether the kernel keeps our memory registered; RLIMIT_MEMLOCK may forbid it. */
+  readonly registeredBuffers: boolean;
+  /** Queues a read; it starts with the next `wait`. Never more than `depth` may be under way. */
+  queueRead(
+    id: number,
+    file: number,
+    fileOffset: number,
+    segment: number,
+    segmentOffset: number,
+    byteLength: number,
+  ): void;
+  /**
+   * Starts what is queued and sleeps until a read has ended, the wake descriptor is signalled or the time is over. Writes
+   * pairs (id, bytes read or -errno) and returns their number.
+   */
+  wait(timeoutMillis: number, completions: Int32Array): number;
+  close(): void;
 }
 
 /** What the backend must know of the model; every count is validated before it gets here. */
@@ -63,7 +98,8 @@ export interface BackendConfig {
   /** Positions that one sequence may hold at most. */
   readonly contextLength: number;
   readonly threads: number;
-  readonly precision: 'exact';
+  /** How matrices are multiplied: float32 activations, or activations rounded to 8 bits as the formats' families do. */
+  readonly precision: 'exact' | 'fast';
 }
 
 export interface BackendFootprint {

@@ -5,8 +5,10 @@
 // arguments of a wrong kind, Error for everything else. It has no global state: every worker thread loads its own.
 #include <napi.h>
 
+#include <array>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -91,16 +93,17 @@ class ConfigReader {
   Napi::Object object_;
 };
 
-void check_precision(const ConfigReader& reader) {
+Precision read_precision(const ConfigReader& reader) {
   const Napi::Value precision = reader.member("precision");
-  if (!precision.IsString() || precision.As<Napi::String>().Utf8Value() != "exact") {
-    throw type_error(precision.Env(), "precision", "'exact'");
-  }
+  const std::string name = precision.IsString() ? precision.As<Napi::String>().Utf8Value() : "";
+  if (name == "exact") return Precision::kExact;
+  if (name == "fast") return Precision::kFast;
+  throw type_error(precision.Env(), "precision", "'exact' or 'fast'");
 }
 
 ModelConfig read_config(const Napi::Value& value) {
   const ConfigReader reader(value);
-  check_precision(reader);
+  const Precision precision = read_precision(reader);
   const auto attention_layers = bytes_view(reader.member("attentionLayers"), "attentionLayers");
   return ModelConfig{
       .layers = reader.size("layers"),
@@ -127,6 +130,7 @@ ModelConfig read_config(const Napi::Value& value) {
       .max_sequences = reader.size("maxSequences"),
       .context_length = reader.size("contextLength"),
       .threads = reader.size("threads"),
+      .precision = precision,
   };
 }
 
@@ -319,6 +323,56 @@ void dequantize(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
+  const Napi::Array names = Napi::Array::New(info.Env());
+  for (const ProductKernels* each : all_product_kernels()) names.Set(names.Length(), each->name);
+  return names;
+}
+
+const ProductKernels& kernels_named(const std::string& name) {
+  for (const ProductKernels* each : all_product_kernels()) {
+    if (name == each->name) return *each;
+  }
+  throw std::invalid_argument("this processor has no instruction set " + name);
+}
+
+// (type, precision, instruction set or '', weights, cols, rows, activations, activation rows, out)
+void multiply(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const TypeTraits* traits = find_type(type_id(info[0], "type"));
+    const std::string precision = info[1].ToString().Utf8Value();
+    const std::string set = info[2].ToString().Utf8Value();
+    const auto weights = bytes_view(info[3], "weights");
+    const std::size_t cols = count(info[4], "cols");
+    const std::size_t rows = count(info[5], "rows");
+    const auto values = view<float>(info[6], "activations", "a Float32Array");
+    const std::size_t inputs = count(info[7], "activationRows");
+    const auto out = view<float>(info[8], "out", "a Float32Array");
+    if (traits == nullptr || cols == 0 || cols % traits->block_values != 0) {
+      throw std::invalid_argument("the type is not supported or cols are not whole blocks");
+    }
+    if (weights.size() != rows * row_bytes(traits->type, cols) || values.size() != inputs * cols ||
+        out.size() != inputs * rows) {
+      throw std::invalid_argument("the arrays do not fit rows and cols");
+    }
+    const bool exact = precision == "exact";
+    ThreadPool pool(1);
+    Layout layout;
+    const auto floats = layout.take<float>({exact ? Multiplier::buffer_floats(1, cols) : 0});
+    const auto bytes = layout.take<std::byte>({exact ? 0 : FastMultiplier::buffer_bytes(inputs, cols)});
+    const auto indices = layout.take<std::uint32_t>({inputs});
+    const Memory memory(layout.bytes());
+    const auto order = memory.at(indices);
+    std::iota(order.begin(), order.end(), 0u);
+    const Multiplier multiplier =
+        exact ? Multiplier(pool, memory.at(floats), cols)
+              : Multiplier(FastMultiplier(pool, memory.at(bytes), set.empty() ? product_kernels() : kernels_named(set)),
+                           pool);
+    const std::array<Product, 1> product{{{Matrix{traits->type, cols, rows, weights.data()}, out.data()}}};
+    multiplier.multiply(Activations(values, cols), {order, order}, product);
+  });
+}
+
 Napi::Value supports_type(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), find_type(type_id(info[0], "type")) != nullptr);
 }
@@ -327,6 +381,8 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("Backend", BackendObject::define(env));
   exports.Set("footprint", Napi::Function::New<footprint_of>(env, "footprint"));
   exports.Set("dequantize", Napi::Function::New<dequantize>(env, "dequantize"));
+  exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
+  exports.Set("multiply", Napi::Function::New<multiply>(env, "multiply"));
   exports.Set("supportsType", Napi::Function::New<supports_type>(env, "supportsType"));
   return exports;
 }

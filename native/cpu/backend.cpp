@@ -26,6 +26,13 @@ ModelConfig validated(ModelConfig config) {
   return config;
 }
 
+Multiplier multiplier_for(const ModelConfig& config, const Scratch& scratch, ThreadPool& pool) {
+  if (config.precision == Precision::kExact) {
+    return Multiplier(pool, scratch.all(scratch.plan.weight_rows), config.max_cols());
+  }
+  return Multiplier(FastMultiplier(pool, scratch.all(scratch.plan.prepared), product_kernels()), pool);
+}
+
 [[noreturn]] void refuse(const std::string& sentence) { throw std::logic_error(sentence); }
 
 }  // namespace
@@ -35,7 +42,7 @@ Backend::Backend(ModelConfig config)
       scratch_(config_),
       sequences_(config_),
       pool_(config_.threads),
-      multiplier_(pool_, scratch_.all(scratch_.plan.weight_rows), config_.max_cols()),
+      multiplier_(multiplier_for(config_, scratch_, pool_)),
       weights_(config_),
       step_{config_, batch_, scratch_, sequences_, multiplier_, vector_kernels(), pool_} {
   const std::span<std::uint32_t> rows = scratch_.all(scratch_.plan.all_rows);

@@ -220,6 +220,29 @@ constexpr std::array<std::uint16_t, 512> kPackedIq3S{
     0x0e65, 0x0e81, 0x0e84, 0x0e88, 0x0e8e, 0x0e91, 0x0e98, 0x0ea9, 0x0ec2, 0x0eda, 0x0edd, 0x0eeb, 0x0f01, 0x0f05,
     0x0f0b, 0x0f10, 0x0f28, 0x0f52, 0x0f62, 0x0f82, 0x0f99, 0x0fc0};
 
+template <std::size_t kEntries, std::size_t kValues>
+constexpr ByteGrid<kEntries, kValues> bytes_of(const Grid<kEntries, kValues>& grid) {
+  ByteGrid<kEntries, kValues> bytes{};
+  for (std::size_t entry = 0; entry < kEntries; ++entry) {
+    for (std::size_t value = 0; value < kValues; ++value) {
+      bytes.entries[entry][value] = static_cast<std::uint8_t>(grid[entry][value]);
+    }
+  }
+  return bytes;
+}
+
+template <std::size_t kEntries>
+constexpr PairTable<kEntries> pairs_of(const std::array<std::uint16_t, kEntries>& packed) {
+  PairTable<kEntries> table{};
+  for (std::size_t entry = 0; entry < kEntries; ++entry) {
+    for (unsigned half = 0; half < 2; ++half) {
+      const unsigned digits = packed[entry] >> (6 * half);
+      table.pairs[half][entry] = static_cast<std::uint8_t>((digits & 7u) | ((digits >> 3) & 7u) << 4);
+    }
+  }
+  return table;
+}
+
 }  // namespace
 
 constexpr Grid<256, 8> kGridIq2Xxs = unpack<8>(kPackedIq2Xxs, 2, kMagnitudesIq2);
@@ -227,5 +250,14 @@ constexpr Grid<512, 8> kGridIq2Xs = unpack<8>(kPackedIq2Xs, 2, kMagnitudesIq2);
 constexpr Grid<1024, 8> kGridIq2S = unpack<8>(kPackedIq2S, 2, kMagnitudesIq2);
 constexpr Grid<256, 4> kGridIq3Xxs = unpack<4>(kPackedIq3Xxs, 3, kMagnitudesIq3Xxs);
 constexpr Grid<512, 4> kGridIq3S = unpack<4>(kPackedIq3S, 3, kMagnitudesIq3S);
+
+constexpr ByteGrid<256, 8> kBytesIq2Xxs = bytes_of(kGridIq2Xxs);
+constexpr ByteGrid<512, 8> kBytesIq2Xs = bytes_of(kGridIq2Xs);
+constexpr ByteGrid<1024, 8> kBytesIq2S = bytes_of(kGridIq2S);
+constexpr ByteGrid<256, 4> kBytesIq3Xxs = bytes_of(kGridIq3Xxs);
+constexpr ByteGrid<512, 4> kBytesIq3S = bytes_of(kGridIq3S);
+
+constexpr PairTable<256> kPairsIq3Xxs = pairs_of(kPackedIq3Xxs);
+constexpr PairTable<512> kPairsIq3S = pairs_of(kPackedIq3S);
 
 }  // namespace moestream::cpu

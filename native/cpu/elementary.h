@@ -3,15 +3,15 @@
 // A system's expf may differ in the last bit from another's, and from itself on a processor with fused multiply-add.
 // This exp is a fixed sequence of double operations: the same bits everywhere, and one the compiler can vectorise. Its
 // error before rounding is below 1e-14, so the float result is the correctly rounded one but for about one in 10^6.
+// It is inlined always, because files with instruction sets of their own use it.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 
 namespace moestream::cpu {
 
-inline float exp_float(float x) {
+[[gnu::always_inline]] inline float exp_float(float x) {
   // Beyond these the float result is 0 or infinity anyway; inside them every double below is a normal number.
   const double low_clamped = x < -104.0f ? -104.0 : static_cast<double>(x);
   const double clamped = low_clamped > 89.0 ? 89.0 : low_clamped;
@@ -32,13 +32,13 @@ inline float exp_float(float x) {
   sum = sum * r + 0.5;
   sum = sum * r + 1.0;
   sum = sum * r + 1.0;
-  const std::uint64_t exponent = (std::bit_cast<std::uint64_t>(shifted) + 1023u) << 52;
-  return static_cast<float>(sum * std::bit_cast<double>(exponent));
+  const std::uint64_t exponent = (__builtin_bit_cast(std::uint64_t, shifted) + 1023u) << 52;
+  return static_cast<float>(sum * __builtin_bit_cast(double, exponent));
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exp_float(-x)); }
+[[gnu::always_inline]] inline float sigmoid(float x) { return 1.0f / (1.0f + exp_float(-x)); }
 
-inline float silu(float x) { return x * sigmoid(x); }
+[[gnu::always_inline]] inline float silu(float x) { return x * sigmoid(x); }
 
 // Once per DeltaNet head and token, so the library's double precision is cheap enough.
 inline float softplus(float x) {

@@ -59,9 +59,13 @@ Multiplier::Multiplier(ThreadPool& pool, std::span<float> buffers, std::size_t m
   invariant(buffers.size() == buffer_floats(pool.threads(), max_cols), "every thread has its row buffer");
 }
 
+Multiplier::Multiplier(const FastMultiplier& fast, ThreadPool& pool)
+    : pool_(pool), kernels_(vector_kernels()), fast_(fast) {}
+
 float* Multiplier::buffer_of(std::size_t thread) const { return buffers_.data() + thread * kBlockRows * max_cols_; }
 
 void Multiplier::multiply(const Activations& input, const RowMap& map, std::span<const Product> products) const {
+  if (fast_) return fast_->multiply(input, map, products);
   std::size_t total_rows = 0;
   for (const Product& each : products) {
     check(input, map, each.matrix, max_cols_);
@@ -93,6 +97,7 @@ void Multiplier::multiply(const Activations& input, const RowMap& map, std::span
 
 void Multiplier::multiply_gated(const Activations& input, const RowMap& map, const Matrix& gate, const Matrix& up,
                                 float* output) const {
+  if (fast_) return fast_->multiply_gated(input, map, gate, up, output);
   check(input, map, gate, max_cols_);
   check(input, map, up, max_cols_);
   invariant(gate.rows == up.rows, "gate and up have the same rows");

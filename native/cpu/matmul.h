@@ -8,49 +8,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
-#include "tensor_type.h"
+#include "fast/fast_multiplier.h"
+#include "operands.h"
 #include "thread_pool.h"
 #include "vector_kernels.h"
 
 namespace moestream::cpu {
-
-// Borrowed bytes of a model file: `rows` rows of `cols` values, each a whole number of blocks, at any address.
-struct Matrix {
-  TensorType type = TensorType::F32;
-  std::size_t cols = 0;
-  std::size_t rows = 0;
-  const std::uint8_t* data = nullptr;
-
-  bool given() const { return data != nullptr; }
-};
-
-// The input of products, in the form that the precision's kernels read. It is prepared once and read by every product
-// with this input; in exact precision that form is the float rows themselves.
-class Activations {
- public:
-  Activations(std::span<const float> values, std::size_t cols) : values_(values), cols_(cols) {}
-
-  const float* row(std::size_t index) const { return values_.data() + index * cols_; }
-  std::size_t rows() const { return values_.size() / cols_; }
-  std::size_t cols() const { return cols_; }
-
- private:
-  std::span<const float> values_;  // (rows, cols)
-  std::size_t cols_;
-};
-
-// Which rows of an input, and where their results go: result t of input row from[t] is row to[t] of the output.
-struct RowMap {
-  std::span<const std::uint32_t> from;
-  std::span<const std::uint32_t> to;
-};
-
-struct Product {
-  Matrix matrix;
-  float* output;  // (output rows, matrix.rows)
-};
 
 class Multiplier {
  public:
@@ -61,8 +27,10 @@ class Multiplier {
     return threads * kBlockRows * max_cols;
   }
 
-  // `buffers` is (threads, kBlockRows, max_cols).
+  // Precision `exact`; `buffers` is (threads, kBlockRows, max_cols).
   Multiplier(ThreadPool& pool, std::span<float> buffers, std::size_t max_cols);
+  // Precision `fast`.
+  explicit Multiplier(const FastMultiplier& fast, ThreadPool& pool);
 
   // Several products of one input, shared out as one range: output[to[t]][r] = row r . input[from[t]].
   void multiply(const Activations& input, const RowMap& map, std::span<const Product> products) const;
@@ -77,7 +45,8 @@ class Multiplier {
   ThreadPool& pool_;
   const VectorKernels& kernels_;
   std::span<float> buffers_;
-  std::size_t max_cols_;
+  std::size_t max_cols_ = 0;
+  std::optional<FastMultiplier> fast_;
 };
 
 }  // namespace moestream::cpu

@@ -9,6 +9,9 @@
 
 namespace moestream::cpu {
 
+// How matrices are multiplied: float32 activations and the same bits everywhere, or activations of 8 bits.
+enum class Precision { kExact, kFast };
+
 struct ModelConfig {
   std::size_t layers = 0;
   std::size_t hidden = 0;
@@ -38,6 +41,7 @@ struct ModelConfig {
   std::size_t max_sequences = 0;
   std::size_t context_length = 0;
   std::size_t threads = 0;
+  Precision precision = Precision::kExact;
 
   // Throws std::invalid_argument naming the member that no buffer could be sized from.
   void validate() const;

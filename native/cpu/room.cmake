@@ -7,6 +7,9 @@ add_room(cpu
   native/cpu/dequantize.cpp
   native/cpu/dequantize_iq.cpp
   native/cpu/dequantize_k.cpp
+  native/cpu/fast/fast_multiplier.cpp
+  native/cpu/fast/portable.cpp
+  native/cpu/fast/products.cpp
   native/cpu/footprint.cpp
   native/cpu/matmul.cpp
   native/cpu/memory.cpp
@@ -22,10 +25,21 @@ add_room(cpu
   native/cpu/weights.cpp)
 
 # The wider instruction sets are files of their own, entered only on processors that have them.
+function(add_with_flags source flags)
+  target_sources(cpu_room PRIVATE ${source})
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}")
+endfunction()
+
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  target_sources(cpu_room PRIVATE native/cpu/vector_kernels_avx2.cpp native/cpu/vector_kernels_avx512.cpp)
-  set_source_files_properties(native/cpu/vector_kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2")
-  set_source_files_properties(native/cpu/vector_kernels_avx512.cpp PROPERTIES COMPILE_OPTIONS "-mavx512f")
+  # GCC 12 takes the undefined operands of its own intrinsics for uninitialised variables.
+  set(avx512_flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni -mgfni -mf16c -mbmi2
+      -Wno-maybe-uninitialized)
+  add_with_flags(native/cpu/vector_kernels_avx2.cpp "-mavx2")
+  add_with_flags(native/cpu/vector_kernels_avx512.cpp "-mavx512f")
+  add_with_flags(native/cpu/fast/avx2.cpp "-mavx2;-mf16c")
+  add_with_flags(native/cpu/fast/avx512.cpp "${avx512_flags}")
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
 endif()
 
 add_addon(cpu native/cpu/addon.cpp)

@@ -11,7 +11,11 @@ ScratchLayout::ScratchLayout(const ModelConfig& config) {
   normed = layout.take<float>({rows, config.hidden});
   mixed = layout.take<float>({rows, config.hidden});
   all_rows = layout.take<std::uint32_t>({rows});
-  weight_rows = layout.take<float>({Multiplier::buffer_floats(config.threads, config.max_cols())});
+  if (config.precision == Precision::kExact) {
+    weight_rows = layout.take<float>({Multiplier::buffer_floats(config.threads, config.max_cols())});
+  } else {
+    prepared = layout.take<std::byte>({FastMultiplier::buffer_bytes(rows, config.max_cols())});
+  }
 
   if (config.attention_layer_count() > 0) {
     query = layout.take<float>({rows, config.query_width()});

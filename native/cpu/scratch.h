@@ -21,7 +21,8 @@ struct ScratchLayout {
   Slice<float> normed;              // (maxRows, hidden), what the mixer, the experts or the LM head read
   Slice<float> mixed;               // (maxRows, hidden), what the mixer adds
   Slice<std::uint32_t> all_rows;    // (maxRows): 0, 1, 2, ...
-  Slice<float> weight_rows;         // (threads, kBlockRows, maxCols), see Multiplier
+  Slice<float> weight_rows;         // (threads, kBlockRows, maxCols), see Multiplier; precision exact
+  Slice<std::byte> prepared;        // inputs in 8 bits, see FastMultiplier; precision fast
 
   Slice<float> query;               // (maxRows, queryWidth), with gates
   Slice<float> key;                 // (maxRows, kvWidth)

@@ -4,45 +4,24 @@
 #include <cstring>
 #include <system_error>
 
+#include "arguments.h"
 #include "file_reader.h"
 #include "memory.h"
+#include "uring_addon.h"
 
 namespace {
 
 using moestream::io::close_file;
+using moestream::io::count_argument;
 using moestream::io::direct_alignment_bytes;
 using moestream::io::huge_page_bytes;
+using moestream::io::fd_argument;
+using moestream::io::lock_in_memory;
 using moestream::io::open_file;
 using moestream::io::prefault;
 using moestream::io::read_at;
-
-// JavaScript numbers are exact up to 2^53.
-constexpr double largest_exact = 9007199254740992.0;
-
-std::uint64_t count_argument(const Napi::CallbackInfo& info, std::size_t index, const char* name) {
-  const double value = info[index].IsNumber() ? info[index].As<Napi::Number>().DoubleValue() : -1;
-  if (!(value >= 0 && value <= largest_exact && value == static_cast<double>(static_cast<std::uint64_t>(value)))) {
-    throw Napi::TypeError::New(info.Env(), std::string("expected a non-negative integer for ") + name);
-  }
-  return static_cast<std::uint64_t>(value);
-}
-
-int fd_argument(const Napi::CallbackInfo& info, std::size_t index) {
-  return static_cast<int>(count_argument(info, index, "fd"));
-}
-
-std::span<std::byte> view_argument(const Napi::CallbackInfo& info, std::size_t index) {
-  if (!info[index].IsTypedArray()) throw Napi::TypeError::New(info.Env(), "expected a Uint8Array");
-  auto array = info[index].As<Napi::Uint8Array>();
-  return {reinterpret_cast<std::byte*>(array.Data()), array.ByteLength()};
-}
-
-// A system error becomes a JavaScript Error with `errno` and the system's words; TypeScript gives it code and hint.
-Napi::Error system_failure(Napi::Env env, const std::system_error& error) {
-  auto failure = Napi::Error::New(env, error.what());
-  failure.Set("errno", Napi::Number::New(env, error.code().value()));
-  return failure;
-}
+using moestream::io::system_failure;
+using moestream::io::view_argument;
 
 Napi::Value open(const Napi::CallbackInfo& info) {
   if (!info[0].IsString() || !info[1].IsBoolean()) throw Napi::TypeError::New(info.Env(), "open(path, direct)");
@@ -92,6 +71,14 @@ Napi::Value prefault_view(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(huge_page_bytes(view)));
 }
 
+void lock_view(const Napi::CallbackInfo& info) {
+  try {
+    lock_in_memory(view_argument(info, 0));
+  } catch (const std::system_error& error) {
+    throw system_failure(info.Env(), error);
+  }
+}
+
 Napi::Value address_modulo(const Napi::CallbackInfo& info) {
   const auto view = view_argument(info, 0);
   const auto modulus = count_argument(info, 1, "modulus");
@@ -121,8 +108,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("readAt", Napi::Function::New<read>(env, "readAt"));
   exports.Set("directAlignment", Napi::Function::New<direct_alignment>(env, "directAlignment"));
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
+  exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
   exports.Set("addressModulo", Napi::Function::New<address_modulo>(env, "addressModulo"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
+  moestream::io::export_uring(env, exports);
   return exports;
 }
 

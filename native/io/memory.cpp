@@ -48,6 +48,10 @@ void prefault(std::span<std::byte> memory) {
   touch_every_page(pages);
 }
 
+void lock_in_memory(std::span<const std::byte> memory) {
+  if (::mlock(memory.data(), memory.size()) != 0) throw std::system_error(errno, std::generic_category(), "mlock");
+}
+
 std::int64_t huge_page_bytes(std::span<const std::byte> memory) {
 #ifdef __linux__
   std::ifstream maps("/proc/self/smaps");

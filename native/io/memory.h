@@ -15,6 +15,9 @@ namespace moestream::io {
 // Throws std::system_error when the system has no memory left.
 void prefault(std::span<std::byte> memory);
 
+// Keeps the memory from being swapped out. Throws std::system_error: the limit on locked memory is 8 MB by default.
+void lock_in_memory(std::span<const std::byte> memory);
+
 // Bytes of this memory that lie in huge pages now, or -1 where the system does not tell.
 std::int64_t huge_page_bytes(std::span<const std::byte> memory);
 

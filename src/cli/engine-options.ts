@@ -1,6 +1,15 @@
 /** The options that every command has that opens an engine, and what they become. */
 import { type Command, Option } from 'commander';
-import { IO_MODES, type IoMode, type OpenOptions, PREDICTORS, type Predictor } from '../engine/options.ts';
+import {
+  IO_ENGINES,
+  IO_MODES,
+  type IoEngine,
+  type IoMode,
+  type OpenOptions,
+  PREDICTORS,
+  type Predictor,
+} from '../engine/options.ts';
+import { POLICIES, type Policy } from '../pipeline/eviction.ts';
 import { integer, size } from './arguments.ts';
 import { say } from './output.ts';
 
@@ -11,7 +20,12 @@ export interface EngineFlags {
   readonly threads?: number;
   readonly readers?: number;
   readonly split?: number;
+  readonly window?: number;
   readonly io?: IoMode;
+  readonly ioEngine?: IoEngine;
+  readonly queueDepth?: number;
+  readonly cachePolicy?: Policy;
+  readonly mlock?: boolean;
   readonly chunk?: number;
   readonly expertsPerToken?: number;
   readonly predict?: Predictor;
@@ -31,6 +45,15 @@ export function addEngineFlags(command: Command): Command {
     .option('--readers <n>', 'reader threads (default 16)', integer)
     .option('--split <n>', 'chunks that an expert read is cut into (default 4)', integer)
     .addOption(new Option('--io <mode>', 'how files are read (default auto)').choices(IO_MODES))
+    .addOption(new Option('--io-engine <name>', 'what reads (default auto)').choices(IO_ENGINES))
+    .option('--window <n>', 'experts whose reads are under way at once, 0 for no limit (default 2)', integer)
+    .option('--queue-depth <n>', 'reads that io_uring may have under way (default 64)', integer)
+    .addOption(
+      new Option('--cache-policy <name>', 'which expert leaves the cache first (default lru)').choices(
+        POLICIES,
+      ),
+    )
+    .option('--mlock', 'keep weights and cache from being swapped out')
     .option('--chunk <n>', 'prompt tokens computed together (default 64)', integer)
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
     .addOption(

@@ -44,17 +44,21 @@ interface Inspection {
 }
 
 function inspectionOf(model: Model): Inspection {
-  const { gguf, hyperparameters, tensors } = model;
+  const { gguf, files, packed, hyperparameters, tensors } = model;
   const types = new Map<string, TypeTotal>();
-  for (const tensor of gguf.tensors.values()) {
-    const total = types.get(tensor.type.name) ?? { type: tensor.type.name, tensors: 0, bytes: 0 };
+  const add = (type: string, bytes: number): void => {
+    const total = types.get(type) ?? { type, tensors: 0, bytes: 0 };
     total.tensors++;
-    total.bytes += tensor.byteLength;
-    types.set(tensor.type.name, total);
-  }
+    total.bytes += bytes;
+    types.set(type, total);
+  };
+  for (const tensor of gguf.tensors.values()) add(tensor.type.name, tensor.byteLength);
   const kinds = new Map<string, { layers: number; types: string; bytes: number }>();
   let bytesPerToken = 0;
   for (const { gate, up, down } of tensors.experts) {
+    if (packed !== undefined) {
+      for (const span of [gate, up, down]) add(span.type.name, span.byteLength * hyperparameters.experts);
+    }
     const names = [gate, up, down].map((span) => span.type.name).join(' / ');
     const bytes = gate.byteLength + up.byteLength + down.byteLength;
     const kind = kinds.get(names) ?? { layers: 0, types: names, bytes };
@@ -66,7 +70,7 @@ function inspectionOf(model: Model): Inspection {
   return {
     name: hyperparameters.name,
     architecture: hyperparameters.architecture,
-    files: gguf.files.map((file) => ({ path: file.path, bytes: file.sizeBytes })),
+    files: files.map((file) => ({ path: file.path, bytes: file.sizeBytes })),
     layers: hyperparameters.layers,
     attentionLayers: hyperparameters.attentionLayers.reduce((sum, isAttention) => sum + isAttention, 0),
     hidden: hyperparameters.hidden,

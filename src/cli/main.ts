@@ -9,7 +9,9 @@ import { addInspect } from './inspect.ts';
 import { type Interruption, watchInterrupts } from './interrupt.ts';
 import { addLogits } from './logits.ts';
 import { describeError, say } from './output.ts';
+import { addPack } from './pack.ts';
 import { addTokenize } from './tokenize.ts';
+import { addVerify } from './verify.ts';
 
 const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
 
@@ -31,6 +33,8 @@ function createProgram(): Command {
   addLogits(program, interruptible);
   addTokenize(program);
   addInspect(program);
+  addPack(program, interruptible);
+  addVerify(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;

@@ -2,6 +2,7 @@
  * What a caller may ask for, and its defaults. Validated here once, so that nothing below has to doubt it.
  */
 import { MoestreamError } from '../errors.ts';
+import { POLICIES, type Policy } from '../pipeline/eviction.ts';
 import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
 import { parseBytes } from '../pipeline/memory.ts';
 import { defaultBudgetBytes, defaultThreads } from '../pipeline/plan.ts';
@@ -9,6 +10,9 @@ import type { SamplingParams } from '../workers/sampler.ts';
 
 export const IO_MODES = ['auto', 'direct', 'buffered'] as const;
 export type IoMode = (typeof IO_MODES)[number];
+
+export const IO_ENGINES = ['auto', 'threads', 'uring'] as const;
+export type IoEngine = (typeof IO_ENGINES)[number];
 
 export const PREDICTORS = ['none', 'temporal'] as const;
 export type Predictor = (typeof PREDICTORS)[number];
@@ -28,6 +32,16 @@ export interface OpenOptions {
   readonly split?: number;
   /** How files are read: past the page cache, through it, or the first that works. Default auto. */
   readonly io?: IoMode;
+  /** What reads: a pool of threads, io_uring, or the better one that works. Default auto. */
+  readonly ioEngine?: IoEngine;
+  /** Experts whose reads are under way at once; 0 for as many as there are readers. Default 2. */
+  readonly window?: number;
+  /** Reads that io_uring may have under way. Default 64. */
+  readonly queueDepth?: number;
+  /** Which expert leaves the cache first. Default lru. */
+  readonly cachePolicy?: Policy;
+  /** Keeps the weights and the cache from being swapped out. Default false. */
+  readonly mlock?: boolean;
   /** Prompt tokens that are computed together. Default 64. */
   readonly chunk?: number;
   /** Overrides the number of experts per token that the model was trained with. */
@@ -48,6 +62,13 @@ export interface EngineSettings {
   readonly readers: number;
   readonly split: number;
   readonly io: IoMode;
+  readonly ioEngine: IoEngine;
+  readonly window: number;
+  /** Whether the caller chose the window: a default bends to the readers that there are. */
+  readonly windowGiven: boolean;
+  readonly queueDepth: number;
+  readonly cachePolicy: Policy;
+  readonly mlock: boolean;
   readonly chunk: number;
   readonly expertsPerToken: number | undefined;
   readonly predict: Predictor;
@@ -83,6 +104,8 @@ export interface GenerateOptions extends Partial<SamplingParams> {
 
 const READERS_MAX = 64;
 const THREADS_MAX = 256;
+const WINDOW_MAX = 256;
+const QUEUE_DEPTH_MAX = 1024;
 const CHUNK_MAX = 4096;
 const CONTEXT_MAX = 2 ** 24;
 
@@ -121,6 +144,12 @@ export function settingsOf(options: OpenOptions): EngineSettings {
     readers: integerBetween('readers', options.readers ?? 16, 1, READERS_MAX),
     split: integerBetween('split', options.split ?? 4, 1, SPLIT_MAX),
     io: oneOf('io', options.io ?? 'auto', IO_MODES),
+    ioEngine: oneOf('ioEngine', options.ioEngine ?? 'auto', IO_ENGINES),
+    window: integerBetween('window', options.window ?? 2, 0, WINDOW_MAX),
+    windowGiven: options.window !== undefined,
+    queueDepth: integerBetween('queueDepth', options.queueDepth ?? 64, 1, QUEUE_DEPTH_MAX),
+    cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? 'lru', POLICIES),
+    mlock: options.mlock ?? false,
     chunk: integerBetween('chunk', options.chunk ?? 64, 1, CHUNK_MAX),
     expertsPerToken:
       expertsPerToken === undefined

@@ -12,13 +12,13 @@ import type { Model } from '../model/model.ts';
 import { type BackendConfig, type IoAddon, loadCpu, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
 import { FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
-import { allocateShared } from '../pipeline/memory.ts';
+import { allocateShared, formatBytes } from '../pipeline/memory.ts';
 import * as messages from '../pipeline/messages.ts';
 import { layerSource, type MemoryPlan, planMemory } from '../pipeline/plan.ts';
 import { planResidents, type ResidentPlan } from '../pipeline/residents.ts';
 import { SpscRing } from '../pipeline/ring.ts';
 import { placeSlots, slotCount } from '../pipeline/slab.ts';
-import { readError, Tickets } from '../pipeline/tickets.ts';
+import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
 import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
 import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
@@ -26,7 +26,8 @@ import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts'
 import { backendConfig } from './backend-config.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
-import { ReaderPool, StageHandle } from './stages.ts';
+import { chooseReadEngine } from './read-engine.ts';
+import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
 
 /** Requests that can wait in each lane: three layers of top-10 experts in sixteen chunks. */
 const QUEUE_SLOTS = 512;
@@ -75,7 +76,7 @@ export function planOf(
   settings: EngineSettings,
 ): { plan: MemoryPlan; config: BackendConfig; residents: ResidentPlan } {
   const config = backendConfig(model.hyperparameters, settings);
-  const fileSizeBytes = model.gguf.files.map((file) => file.sizeBytes);
+  const fileSizeBytes = model.files.map((file) => file.sizeBytes);
   const residents = planResidents(model.tensors.dense, fileSizeBytes);
   const plan = planMemory({
     budgetBytes: settings.budgetBytes,
@@ -102,9 +103,11 @@ export class Pipeline {
   private readonly settings: EngineSettings;
   private readonly residents: ResidentPlan;
   private readonly control = new ControlBlock();
-  private readonly queue = FetchQueue.create(QUEUE_SLOTS);
+  private readonly queue: FetchQueue;
+  private readonly wakeFd: number;
   private readonly tickets: Tickets;
   private readonly readers: ReaderPool;
+  readonly readEngine: ReadEngine;
   private readonly compute = new StageHandle<ComputeSetup, ComputeRun, ComputeTotals>('compute');
   private readonly predict = new StageHandle<PredictSetup, undefined, PredictTotals>('predict');
   private readonly sample = new StageHandle<SampleSetup, SampleRun, SampleTotals>('sample');
@@ -114,7 +117,7 @@ export class Pipeline {
   static async start(model: Model, settings: EngineSettings): Promise<Pipeline> {
     const io = loadIo();
     const planned = planOf(model, settings);
-    const paths = model.gguf.files.map((file) => file.path);
+    const paths = model.files.map((file) => file.path);
     const files = openModelFiles(io, paths, settings.io, settings.notice);
     const pipeline = new Pipeline(io, model, settings, planned, files);
     try {
@@ -143,7 +146,13 @@ export class Pipeline {
     this.rings = createRings(planned.config);
     this.logitsBuffer = new Float32Array(new SharedArrayBuffer(LOGITS_SLOTS * planned.config.vocabulary * 4));
     this.tickets = Tickets.create(slotCount(planned.plan.slab) + 1);
-    this.readers = new ReaderPool(settings.readers);
+    const { engine, mostUnderWay } = chooseReadEngine(io, settings, model, files.direct);
+    this.wakeFd = engine === 'uring' ? io.createWakeFd() : -1;
+    this.queue = FetchQueue.create(QUEUE_SLOTS, mostUnderWay, this.wakeFd, (wakeFd) =>
+      io.signalWakeFd(wakeFd),
+    );
+    this.readers = new ReaderPool(engine, settings.readers);
+    this.readEngine = engine;
   }
 
   /**
@@ -196,8 +205,12 @@ export class Pipeline {
   async close(): Promise<void> {
     this.control.shutDown();
     this.interrupt();
-    await Promise.all([this.compute.end(), this.predict.end(), this.sample.end(), this.readers.end()]);
+    const stages = [this.compute.end(), this.predict.end(), this.sample.end()];
+    const totals = await this.readers.end();
+    await Promise.all(stages);
+    for (const { notice } of totals) if (notice !== undefined) this.settings.notice(notice);
     closeModelFiles(this.io, this.files);
+    if (this.wakeFd >= 0) this.io.close(this.wakeFd);
   }
 
   private interrupt(): void {
@@ -222,6 +235,7 @@ export class Pipeline {
     const weights = this.readDense();
     for (const segment of slabSegments) this.io.prefault(segment);
     await weights;
+    if (this.settings.mlock) this.lockInMemory(segments);
     await this.predict.setUp({
       control: this.control.words,
       routes: this.rings.routes.handle(),
@@ -258,6 +272,7 @@ export class Pipeline {
       ]),
       layerSources: model.tensors.experts.map(layerSource),
       slab: this.plan.slab,
+      policy: settings.cachePolicy,
       paths: this.files.paths,
       fileSizeBytes: this.files.sizeBytes,
       split: settings.split,
@@ -266,24 +281,42 @@ export class Pipeline {
     };
   }
 
+  private lockInMemory(segments: readonly Uint8Array[]): void {
+    try {
+      for (const segment of segments) this.io.lock(segment);
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new MoestreamError('PLAN_REFUSED', `the system does not lock ${formatBytes(this.plan.slabBytes)}: ${reason}`, {
+        hint: 'Raise the limit (`ulimit -l unlimited`), or go without --mlock.',
+        cause,
+      });
+    }
+  }
+
   /** Reads the dense weights through the readers, as one ticket behind those of the slots. */
   private async readDense(): Promise<void> {
     const ticket = this.tickets.count - 1;
     const { bell } = this.tickets;
     const { reads } = this.residents;
-    this.tickets.open(ticket, reads.length);
-    const started = performance.now();
+    const { readTimeoutMillis } = this.settings;
+    this.tickets.openUnclaimed(ticket, reads.length);
     let queued = 0;
+    let progress = { left: reads.length, atMillis: performance.now() };
     for (;;) {
       const epoch = bell.enter();
-      while (queued < reads.length && this.queue.tryPush(LANE_DEMAND, { ...reads[queued]!, ticket }))
+      while (queued < reads.length) {
+        if (!this.queue.tryPush(LANE_DEMAND, { ...reads[queued]!, ticket, claim: NO_CLAIM })) break;
         queued++;
+      }
       // A full queue empties without ringing this bell, so look again soon.
       if (!this.tickets.isDone(ticket)) await this.readers.fuse.guard(bell.sleepAsync(epoch, 5));
       bell.leave();
-      if (this.tickets.isDone(ticket)) break;
-      if (performance.now() - started > this.settings.readTimeoutMillis * reads.length) {
-        throw new MoestreamError('READ_TIMEOUT', `the dense weights of ${this.files.paths[0]} do not arrive`);
+      const left = this.tickets.pending(ticket);
+      if (left === 0) break;
+      if (left < progress.left) progress = { left, atMillis: performance.now() };
+      if (performance.now() - progress.atMillis > readTimeoutMillis) {
+        const path = this.files.paths[0];
+        throw new MoestreamError('READ_TIMEOUT', `no dense weights of ${path} arrived within ${readTimeoutMillis} ms`);
       }
     }
     if (!this.tickets.hasFailed(ticket)) return;

@@ -10,7 +10,7 @@ import * as Comlink from 'comlink';
 import nodeEndpoint from 'comlink/dist/esm/node-adapter.mjs';
 import { Piscina } from 'piscina';
 import { fromWire, MoestreamError } from '../errors.ts';
-import type { FetchSetup, FetchTotals } from '../workers/fetch.ts';
+import type { FetchSetup, FetchTotals } from '../workers/fetch-contract.ts';
 import type { StageApi } from '../workers/stage.ts';
 
 const END_MILLIS = 2000;
@@ -128,7 +128,13 @@ function unwrap<T>(outcome: ReturnOf<T>): T {
   throw fromWire(outcome.error);
 }
 
-/** The pool of readers. */
+/** The two ways to read: sixteen threads that each read one chunk, or one that keeps many under way in io_uring. */
+export const READ_ENGINES = ['threads', 'uring'] as const;
+export type ReadEngine = (typeof READ_ENGINES)[number];
+
+const READ_ENGINE_FILES: Readonly<Record<ReadEngine, string>> = { threads: 'fetch', uring: 'fetch-uring' };
+
+/** The threads that read. */
 export class ReaderPool {
   /** Blows when a reader dies. */
   readonly fuse = new Fuse();
@@ -136,12 +142,12 @@ export class ReaderPool {
   private readonly count: number;
   private tasks: Promise<FetchTotals>[] = [];
 
-  constructor(count: number) {
-    this.count = count;
+  constructor(engine: ReadEngine, readers: number) {
+    this.count = engine === 'uring' ? 1 : readers;
     this.pool = new Piscina({
-      filename: workerFile('fetch').href,
-      minThreads: count,
-      maxThreads: count,
+      filename: workerFile(READ_ENGINE_FILES[engine]).href,
+      minThreads: this.count,
+      maxThreads: this.count,
       idleTimeout: Number.POSITIVE_INFINITY,
       // A reader waits in its own loop; the pool must not wait in Atomics.wait between tasks.
       atomics: 'disabled',

@@ -7,9 +7,17 @@ function isPrintable(byte: number): boolean {
 }
 
 const BYTE_OF = new Map<string, number>();
+const CHARACTER_OF: string[] = [];
 let next = 0x100;
 for (let byte = 0; byte < 256; byte++) {
-  BYTE_OF.set(String.fromCodePoint(isPrintable(byte) ? byte : next++), byte);
+  const character = String.fromCodePoint(isPrintable(byte) ? byte : next++);
+  BYTE_OF.set(character, byte);
+  CHARACTER_OF.push(character);
+}
+
+/** The character that stands for a byte. */
+export function alphabetOfByte(byte: number): string {
+  return CHARACTER_OF[byte]!;
 }
 
 /** The bytes that a text in the byte alphabet stands for, or undefined when it holds any other character. */

@@ -24,7 +24,8 @@ export function renderChat(gguf: Gguf, messages: readonly TemplateMessage[]): st
   try {
     return new Template(source).render({ messages: [...messages], add_generation_prompt: true });
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    // A template can raise any text: control characters in it must not reach a terminal.
+    const reason = (cause instanceof Error ? cause.message : String(cause)).replace(/\p{Cc}+/gu, ' ');
     throw new MoestreamError('MODEL_INVALID', `${gguf.files[0]!.path}: its chat template fails: ${reason}`, {
       hint: 'Use --raw and write the prompt as the model expects it.',
       cause,

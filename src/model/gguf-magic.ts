@@ -29,7 +29,7 @@ const MISTAKES: readonly (readonly [pattern: RegExp, what: string, hint: string]
     'a GGML file from before GGUF',
     'Give a GGUF conversion of the model.',
   ],
-  [/^PK\x03\x04/, 'a zip archive or a PyTorch checkpoint', 'Give a GGUF conversion of the model.'],
+  [/^PK[^ -~]{2}/, 'a zip archive or a PyTorch checkpoint', 'Give a GGUF conversion of the model.'],
   [/^\0+$/, 'a file that begins with zeros', 'Its download did not finish: fetch it again.'],
   [/^[[{]/, 'JSON, not a model', 'Fetch the file itself, not its description.'],
 ];

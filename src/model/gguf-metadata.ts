@@ -42,6 +42,12 @@ interface Value {
   readonly ends?: Uint32Array;
 }
 
+/** A value with where its whole pair, key and types included, lies in the header. */
+interface Pair extends Value {
+  readonly pairBeginBytes: number;
+  readonly pairEndBytes: number;
+}
+
 /** The texts of a string array, decoded when asked for. */
 export class GgufStrings {
   readonly length: number;
@@ -62,6 +68,12 @@ export class GgufStrings {
     return this.#header.subarray(start, this.#ends[index]!);
   }
 
+  /** The bytes of text `index` as a string of one character each: quick to make, for comparing only. */
+  latin1At(index: number): string {
+    const start = (index === 0 ? this.#firstOffsetBytes : this.#ends[index - 1]!) + 8;
+    return this.#header.toString('latin1', start, this.#ends[index]!);
+  }
+
   /** Text `index`, or undefined when its bytes are not UTF-8. */
   at(index: number): string | undefined {
     return decodeUtf8(this.bytesAt(index));
@@ -71,9 +83,9 @@ export class GgufStrings {
 export class GgufMetadata {
   readonly #path: string;
   readonly #header: Buffer;
-  readonly #values: ReadonlyMap<string, Value>;
+  readonly #values: ReadonlyMap<string, Pair>;
 
-  constructor(path: string, header: Buffer, values: ReadonlyMap<string, Value>) {
+  constructor(path: string, header: Buffer, values: ReadonlyMap<string, Pair>) {
     this.#path = path;
     this.#header = header;
     this.#values = values;
@@ -85,6 +97,12 @@ export class GgufMetadata {
 
   has(key: string): boolean {
     return this.#values.has(key);
+  }
+
+  /** Key, types and value of `key` as they stand in the file, to write them into another one. */
+  pairBytes(key: string): Uint8Array {
+    const { pairBeginBytes, pairEndBytes } = this.#values.get(key)!;
+    return this.#header.subarray(pairBeginBytes, pairEndBytes);
   }
 
   isArray(key: string): boolean {
@@ -299,13 +317,15 @@ function readValue(reader: HeaderReader, what: string): Value {
 }
 
 /** Reads `count` key-value pairs. */
-export function readValues(reader: HeaderReader, count: number): Map<string, Value> {
-  const values = new Map<string, Value>();
+export function readValues(reader: HeaderReader, count: number): Map<string, Pair> {
+  const values = new Map<string, Pair>();
   for (let index = 0; index < count; index++) {
+    const pairBeginBytes = reader.positionBytes;
     const key = reader.string(KEY_BYTES_MAX, `metadata key ${index}`);
     if (key.length === 0) throw reader.invalid(`metadata key ${index} is empty`);
     if (values.has(key)) throw reader.invalid(`metadata key ${quoted(key)} occurs twice`);
-    values.set(key, readValue(reader, `metadata ${quoted(key)}`));
+    const value = readValue(reader, `metadata ${quoted(key)}`);
+    values.set(key, { ...value, pairBeginBytes, pairEndBytes: reader.positionBytes });
   }
   return values;
 }

@@ -186,7 +186,8 @@ function readTensorInfo(reader: HeaderReader, number: number): TensorInfo {
   return { name, shape, typeId, relativeOffsetBytes };
 }
 
-function readAlignment(metadata: GgufMetadata): number {
+/** What tensor offsets are a multiple of. */
+export function readAlignment(metadata: GgufMetadata): number {
   const key = 'general.alignment';
   const alignment = metadata.optionalInteger(key, 8, 65536) ?? DEFAULT_ALIGNMENT;
   if ((alignment & (alignment - 1)) !== 0)

@@ -7,6 +7,7 @@
  */
 import { MoestreamError } from '../errors.ts';
 import type { Gguf } from './gguf.ts';
+import { quoted } from './header-reader.ts';
 
 export const ARCHITECTURES = ['qwen35moe', 'qwen3next', 'qwen3moe'] as const;
 export type Architecture = (typeof ARCHITECTURES)[number];
@@ -77,7 +78,7 @@ class Keys {
     if (known === undefined) {
       throw new MoestreamError(
         'MODEL_UNSUPPORTED',
-        `${gguf.files[0]!.path} is a "${name}" model; this build runs ${ARCHITECTURES.join(', ')}`,
+        `${gguf.files[0]!.path} is a ${quoted(name)} model; this build runs ${ARCHITECTURES.join(', ')}`,
       );
     }
     this.architecture = known;
@@ -112,13 +113,21 @@ class Keys {
     );
   }
 
+  /** A factor without a type is linear scaling; 0 and 1 scale nothing. */
+  private unnamedScaling(): string | undefined {
+    const factors = ['rope.scaling.factor', 'rope.scale_linear'].map(
+      (name) => this.optionalNumber(name, 0, Number.MAX_VALUE) ?? 1,
+    );
+    return factors.every((factor) => factor === 0 || factor === 1) ? undefined : 'linear';
+  }
+
   /** Any scaling of RoPE changes the positions, so a model that asks for it must not run without. */
   refuseRopeScaling(): void {
-    const type = this.gguf.metadata.optionalString(this.key('rope.scaling.type'));
+    const type = this.gguf.metadata.optionalString(this.key('rope.scaling.type')) ?? this.unnamedScaling();
     if (type === undefined || type === 'none') return;
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${this.gguf.files[0]!.path}: RoPE scaling "${type}" is not supported`,
+      `${this.gguf.files[0]!.path}: RoPE scaling ${quoted(type)} is not supported`,
     );
   }
 }
@@ -182,7 +191,13 @@ function readAttention(
       `is ${heads}, not a multiple of the ${kvHeads} KV heads`,
     );
   }
-  const headDim = keys.optionalInteger('attention.key_length', 1, HEAD_DIM_MAX) ?? Math.floor(hidden / heads);
+  const headDim = keys.optionalInteger('attention.key_length', 2, HEAD_DIM_MAX) ?? hidden / heads;
+  if (!Number.isInteger(headDim) || headDim < 2) {
+    throw gguf.metadata.invalid(
+      keys.key('attention.head_count'),
+      `is ${heads}, which does not divide a width of ${hidden} into heads`,
+    );
+  }
   const valueDim = keys.optionalInteger('attention.value_length', 1, HEAD_DIM_MAX) ?? headDim;
   if (valueDim !== headDim) {
     throw new MoestreamError(
@@ -237,7 +252,8 @@ export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyper
       `is ${trainedExpertsPerToken}, there are ${experts} experts`,
     );
   }
-  if (expertsPerToken !== undefined && !(expertsPerToken >= 1 && expertsPerToken <= most)) {
+  const override = expertsPerToken ?? trainedExpertsPerToken;
+  if (!Number.isInteger(override) || override < 1 || override > most) {
     throw new MoestreamError(
       'USAGE',
       `${expertsPerToken} experts per token, this model can have 1 to ${most}`,
@@ -256,7 +272,7 @@ export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyper
     ...readDelta(gguf, keys),
     experts,
     trainedExpertsPerToken,
-    expertsPerToken: expertsPerToken ?? trainedExpertsPerToken,
+    expertsPerToken: override,
     expertWidth: keys.uniform('expert_feed_forward_length', WIDTH_MAX),
     sharedWidth: keys.optionalInteger('expert_shared_feed_forward_length', 0, WIDTH_MAX) ?? 0,
     sampling: {

@@ -2,6 +2,7 @@
 import { renderChat, type TemplateMessage } from './chat-template.ts';
 import { type Gguf, readGguf } from './gguf.ts';
 import { type Hyperparameters, readHyperparameters, type SamplingDefaults } from './hyperparameters.ts';
+import { type Packed, packedExperts, packedFolder, readPacked } from './packed.ts';
 import { mapTensors, type TensorMap } from './tensor-map.ts';
 import { Tokenizer } from './tokenizer.ts';
 
@@ -25,14 +26,26 @@ export class ModelText {
   }
 }
 
+export interface ModelFile {
+  readonly path: string;
+  readonly sizeBytes: number;
+}
+
 export class Model extends ModelText {
+  /** What `file` of a tensor indexes: the parts of the GGUF, or of a packed model the dense file and one per layer. */
+  readonly files: readonly ModelFile[];
+  /** Of a packed model. */
+  readonly packed: Packed | undefined;
   readonly hyperparameters: Hyperparameters;
   readonly tensors: TensorMap;
 
-  constructor(gguf: Gguf, expertsPerToken?: number) {
+  constructor(gguf: Gguf, expertsPerToken?: number, packed?: Packed) {
     super(gguf);
+    this.files = packed?.files ?? gguf.files;
+    this.packed = packed;
     this.hyperparameters = readHyperparameters(gguf, expertsPerToken);
-    this.tensors = mapTensors(gguf, this.hyperparameters);
+    const experts = packed && packedExperts(packed, this.hyperparameters);
+    this.tensors = mapTensors(gguf, this.hyperparameters, experts);
   }
 
   get sampling(): SamplingDefaults {
@@ -40,12 +53,21 @@ export class Model extends ModelText {
   }
 }
 
-/** Opens a model to run it. Throws MODEL_NOT_FOUND, MODEL_INVALID or MODEL_UNSUPPORTED. */
+/**
+ * Opens a model to run it: a GGUF, any part of a split one, or a packed folder. Throws MODEL_NOT_FOUND, MODEL_INVALID or
+ * MODEL_UNSUPPORTED.
+ */
 export function openModel(path: string, options: { readonly expertsPerToken?: number } = {}): Model {
-  return new Model(readGguf(path), options.expertsPerToken);
+  const packed = packedAt(path);
+  return new Model(readGguf(packed?.densePath ?? path), options.expertsPerToken, packed);
 }
 
 /** Opens a model for its vocabulary only. */
 export function openModelText(path: string): ModelText {
-  return new ModelText(readGguf(path));
+  return new ModelText(readGguf(packedAt(path)?.densePath ?? path));
+}
+
+function packedAt(path: string): Packed | undefined {
+  const folder = packedFolder(path);
+  return folder === undefined ? undefined : readPacked(folder);
 }

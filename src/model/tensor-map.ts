@@ -45,6 +45,8 @@ export interface TensorMap {
   readonly dense: readonly DenseTensor[];
   /** (layers) */
   readonly experts: readonly ExpertTensors[];
+  /** The full names of the tensors that hold the experts; none when they are packed. */
+  readonly expertTensors: readonly string[];
   /** Tensors of the file that nothing here needs. */
   readonly unused: readonly string[];
 }
@@ -52,13 +54,16 @@ export interface TensorMap {
 class Mapper {
   readonly dense: DenseTensor[] = [];
   readonly experts: ExpertTensors[] = [];
+  readonly expertTensors: string[] = [];
   private readonly gguf: Gguf;
   private readonly model: Hyperparameters;
+  private readonly packed: readonly ExpertTensors[] | undefined;
   private readonly used = new Set<string>();
 
-  constructor(gguf: Gguf, model: Hyperparameters) {
+  constructor(gguf: Gguf, model: Hyperparameters, packed: readonly ExpertTensors[] | undefined) {
     this.gguf = gguf;
     this.model = model;
+    this.packed = packed;
   }
 
   map(): TensorMap {
@@ -69,7 +74,7 @@ class Mapper {
     if (this.has(-1, 'output.weight')) this.matrix(-1, 'output.weight', hidden, vocabulary);
     for (let layer = 0; layer < layers; layer++) this.mapLayer(layer);
     const unused = [...this.gguf.tensors.keys()].filter((name) => !this.used.has(name));
-    return { dense: this.dense, experts: this.experts, unused };
+    return { dense: this.dense, experts: this.experts, expertTensors: this.expertTensors, unused };
   }
 
   private mapLayer(layer: number): void {
@@ -89,7 +94,7 @@ class Mapper {
       this.matrix(layer, 'ffn_up_shexp.weight', hidden, sharedWidth);
       this.matrix(layer, 'ffn_down_shexp.weight', sharedWidth, hidden);
     }
-    this.experts.push(this.mapExperts(layer));
+    this.experts.push(this.packed?.[layer] ?? this.mapExperts(layer));
   }
 
   private mapAttention(layer: number): void {
@@ -177,6 +182,7 @@ class Mapper {
   private expertMatrix(layer: number, name: string, shape: readonly number[]): ExpertMatrix {
     const { type, file, offsetBytes, byteLength } = this.take(layer, name, shape);
     const bytes = byteLength / this.model.experts;
+    this.expertTensors.push(fullName(layer, name));
     const [cols, rows] = shape as [number, number];
     return { type, rows, cols, file, offsetBytes, strideBytes: bytes, byteLength: bytes };
   }
@@ -227,7 +233,14 @@ function fullName(layer: number, name: string): string {
   return layer < 0 ? name : `blk.${layer}.${name}`;
 }
 
-/** Maps the tensors of a model. Throws MODEL_INVALID or MODEL_UNSUPPORTED naming the tensor. */
-export function mapTensors(gguf: Gguf, hyperparameters: Hyperparameters): TensorMap {
-  return new Mapper(gguf, hyperparameters).map();
+/**
+ * Maps the tensors of a model; `packed` says where the experts are when they are not in the GGUF. Throws MODEL_INVALID or
+ * MODEL_UNSUPPORTED naming the tensor.
+ */
+export function mapTensors(
+  gguf: Gguf,
+  hyperparameters: Hyperparameters,
+  packed?: readonly ExpertTensors[],
+): TensorMap {
+  return new Mapper(gguf, hyperparameters, packed).map();
 }

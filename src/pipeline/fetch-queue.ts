@@ -6,6 +6,13 @@
  * is position + 1, and free for the next round when it is position + slots). Consumers claim a slot by moving TAKEN
  * with compare-and-swap and copy the descriptor out before they free it, so a slow read never holds a slot.
  *
+ * Permits bound the reads under way (the window): ten experts asked for at once all arrive at the end, at 11 ms; with one
+ * or two under way they arrive one after another, every 1.2 ms, for 4 to 12 % of the bandwidth, and compute can follow.
+ * Requests are taken in the order they were queued, which is the router's.
+ *
+ * A reader that waits inside native code (io_uring) cannot be woken by Atomics.notify; it raises NATIVE_SLEEPER, and
+ * whoever queues a request then signals its wake descriptor.
+ *
  * The producer is whoever issues reads: the main thread while it loads the dense weights, the compute worker afterwards,
  * never both at once.
  */
@@ -13,6 +20,7 @@ import { invariant } from '../errors.ts';
 import type { ControlBlock } from './control.ts';
 import { DOORBELL_WORDS, Doorbell } from './doorbell.ts';
 import { allocateWords } from './memory.ts';
+import { NO_CLAIM } from './tickets.ts';
 
 export const LANE_DEMAND = 0;
 export const LANE_PREFETCH = 1;
@@ -20,6 +28,8 @@ export const LANE_PREFETCH = 1;
 /** One read: where from, where to, and whose. Filled by the producer, copied out by a reader. */
 export interface ReadRequest {
   ticket: number;
+  /** Which chunk of the ticket; see tickets.ts. */
+  claim: number;
   /** Index into the engine's list of open files. */
   file: number;
   offsetBytes: number;
@@ -33,6 +43,7 @@ export interface ReadRequest {
 
 export const emptyRequest = (): ReadRequest => ({
   ticket: 0,
+  claim: NO_CLAIM,
   file: 0,
   offsetBytes: 0,
   byteLength: 0,
@@ -50,6 +61,7 @@ const LENGTH = 5;
 const REQUIRED = 6;
 const SEGMENT = 7;
 const INTO = 8;
+const CLAIM = 9;
 const SLOT_WORDS = 16;
 
 const LINE_WORDS = 16;
@@ -84,6 +96,7 @@ class Lane {
     const at = this.slotAt(position);
     if (Atomics.load(words, at + SEQUENCE) !== position) return false;
     words[at + TICKET] = request.ticket;
+    words[at + CLAIM] = request.claim;
     words[at + FILE] = request.file;
     words[at + OFFSET_LOW] = (request.offsetBytes % WORD) | 0;
     words[at + OFFSET_HIGH] = Math.floor(request.offsetBytes / WORD);
@@ -124,6 +137,7 @@ class Lane {
   private copyOut(at: number, into: ReadRequest): void {
     const words = this.words;
     into.ticket = words[at + TICKET]!;
+    into.claim = words[at + CLAIM]!;
     into.file = words[at + FILE]!;
     into.offsetBytes = (words[at + OFFSET_LOW]! >>> 0) + words[at + OFFSET_HIGH]! * WORD;
     into.byteLength = words[at + LENGTH]! >>> 0;
@@ -140,45 +154,73 @@ class Lane {
 export interface FetchQueueHandle {
   readonly words: Int32Array<SharedArrayBuffer>;
   readonly slots: number;
+  /** The wake descriptor of a reader that waits in native code, or -1. */
+  readonly wakeFd: number;
 }
+
+const FILLED_BELL = 0;
+const SPACE_BELL = FILLED_BELL + DOORBELL_WORDS;
+const UNDER_WAY = SPACE_BELL + DOORBELL_WORDS;
+const MOST_UNDER_WAY = UNDER_WAY + 1;
+const NATIVE_SLEEPER = UNDER_WAY + LINE_WORDS;
+const LANES = NATIVE_SLEEPER + LINE_WORDS;
+
+/** A reader looks at the stop word this often, even if an interrupt were lost. */
+const SLEEP_MILLIS = 1000;
 
 export class FetchQueue {
   readonly words: Int32Array<SharedArrayBuffer>;
   readonly slots: number;
+  private readonly wakeFd: number;
+  private readonly signal: (wakeFd: number) => void;
   private readonly lanes: readonly [Lane, Lane];
   private readonly filledBell: Doorbell;
   private readonly spaceBell: Doorbell;
 
-  static create(slots: number): FetchQueue {
+  /**
+   * `mostUnderWay` bounds the reads under way. `wakeFd` and `signal` wake a reader that waits in native code; without
+   * one, nobody does.
+   */
+  static create(
+    slots: number,
+    mostUnderWay: number,
+    wakeFd = -1,
+    signal: (wakeFd: number) => void = () => {},
+  ): FetchQueue {
     invariant(
       slots >= 2 && (slots & (slots - 1)) === 0,
       `queue of ${slots} slots: not a power of two above 1`,
     );
-    const queue = new FetchQueue({ words: allocateWords(2 * DOORBELL_WORDS + 2 * Lane.words(slots)), slots });
+    invariant(mostUnderWay >= 1, `${mostUnderWay} reads under way`);
+    const words = allocateWords(LANES + 2 * Lane.words(slots));
+    words[MOST_UNDER_WAY] = mostUnderWay;
+    const queue = new FetchQueue({ words, slots, wakeFd }, signal);
     for (const lane of queue.lanes) lane.initialise();
     return queue;
   }
 
-  constructor(handle: FetchQueueHandle) {
+  constructor(handle: FetchQueueHandle, signal: (wakeFd: number) => void = () => {}) {
     this.words = handle.words;
     this.slots = handle.slots;
-    this.filledBell = new Doorbell(this.words, 0);
-    this.spaceBell = new Doorbell(this.words, DOORBELL_WORDS);
-    const first = 2 * DOORBELL_WORDS;
+    this.wakeFd = handle.wakeFd;
+    this.signal = signal;
+    this.filledBell = new Doorbell(this.words, FILLED_BELL);
+    this.spaceBell = new Doorbell(this.words, SPACE_BELL);
     this.lanes = [
-      new Lane(this.words, first, handle.slots),
-      new Lane(this.words, first + Lane.words(handle.slots), handle.slots),
+      new Lane(this.words, LANES, handle.slots),
+      new Lane(this.words, LANES + Lane.words(handle.slots), handle.slots),
     ];
   }
 
   handle(): FetchQueueHandle {
-    return { words: this.words, slots: this.slots };
+    return { words: this.words, slots: this.slots, wakeFd: this.wakeFd };
   }
 
   /** Producer. False when the lane is full. */
   tryPush(lane: number, request: ReadRequest): boolean {
     if (!this.lanes[lane]!.tryPush(request)) return false;
     this.filledBell.ring();
+    this.wakeNative();
     return true;
   }
 
@@ -197,11 +239,18 @@ export class FetchQueue {
     return true;
   }
 
-  /** Reader: the next request, demand before prefetch. False when there is none. */
+  /**
+   * Reader: the next request, demand before prefetch. False when there is none, or as many reads are under way as may
+   * be. Every request taken must be given back with `finish`.
+   */
   tryPop(into: ReadRequest): boolean {
-    const found = this.lanes[LANE_DEMAND].tryPop(into) || this.lanes[LANE_PREFETCH].tryPop(into);
-    if (found) this.spaceBell.ring();
-    return found;
+    if (!this.takePermit()) return false;
+    if (this.lanes[LANE_DEMAND].tryPop(into) || this.lanes[LANE_PREFETCH].tryPop(into)) {
+      this.spaceBell.ring();
+      return true;
+    }
+    this.finish();
+    return false;
   }
 
   /** Reader: waits for a request. False only when the threads shall end. */
@@ -210,12 +259,25 @@ export class FetchQueue {
       if (this.tryPop(into)) return true;
       const epoch = this.filledBell.enter();
       const found = this.tryPop(into);
-      // Bounded, so that a reader looks at the stop word even if an interrupt were lost.
-      if (!found && !control.shuttingDown) this.filledBell.sleep(epoch, 1000);
+      if (!found && !control.shuttingDown) this.filledBell.sleep(epoch, SLEEP_MILLIS);
       this.filledBell.leave();
       if (found) return true;
       if (control.shuttingDown) return false;
     }
+  }
+
+  /** Reader: a request has been dealt with. The one who calls this looks for the next by itself. */
+  finish(): void {
+    Atomics.sub(this.words, UNDER_WAY, 1);
+  }
+
+  /** Reader that is about to wait in native code: from now on it is signalled. Look for a request once more, then wait. */
+  enterNative(): void {
+    Atomics.store(this.words, NATIVE_SLEEPER, 1);
+  }
+
+  leaveNative(): void {
+    Atomics.store(this.words, NATIVE_SLEEPER, 0);
   }
 
   /** Requests that no reader has taken yet. */
@@ -223,8 +285,27 @@ export class FetchQueue {
     return this.lanes[lane]!.waiting;
   }
 
+  get mostUnderWay(): number {
+    return this.words[MOST_UNDER_WAY]!;
+  }
+
   interrupt(): void {
     this.filledBell.interrupt();
     this.spaceBell.interrupt();
+    this.wakeNative();
+  }
+
+  private takePermit(): boolean {
+    const most = this.mostUnderWay;
+    for (;;) {
+      const underWay = Atomics.load(this.words, UNDER_WAY);
+      if (underWay >= most) return false;
+      if (Atomics.compareExchange(this.words, UNDER_WAY, underWay, underWay + 1) === underWay) return true;
+    }
+  }
+
+  private wakeNative(): void {
+    if (Atomics.load(this.words, NATIVE_SLEEPER) === 0) return;
+    if (Atomics.exchange(this.words, NATIVE_SLEEPER, 0) !== 0) this.signal(this.wakeFd);
   }
 }

@@ -3,21 +3,19 @@
  *
  * Compute is the only writer of everything here, so nothing needs a lock; readers know a slot only as a ticket and a
  * place to put bytes. A slot is EMPTY, LOADING (its ticket is pending), or READY. Pinned slots and loading slots are
- * never evicted: they are not in the eviction order at all, so finding a victim is taking the head of a list, however
- * large the slab is (a 397B model in 64 GB has 10,000 slots).
+ * never evicted: the eviction policy does not even know them, so finding a victim takes constant time, however large the
+ * slab is (a 397B model in 64 GB has 10,000 slots).
  *
  * Experts of different layers may have different sizes (layer 27 of Unsloth's 397B mix is 35 % larger), so slots come in
- * size classes, each with its own order.
+ * size classes, each with a policy of its own.
  */
 import { invariant } from '../errors.ts';
+import { createPolicy, type EvictionPolicy, NONE, type Policy } from './eviction.ts';
 import { allocateWords, roundDown, SEGMENT_BYTES_MAX } from './memory.ts';
 
 export const SLOT_EMPTY = 0;
 export const SLOT_LOADING = 1;
 export const SLOT_READY = 2;
-
-/** No slot; no neighbour. */
-export const NONE = -1;
 
 /** Slots of one size. Slots are numbered through all classes. */
 export interface SlotClass {
@@ -73,15 +71,10 @@ export class Slab {
   private readonly state: Uint8Array;
   private readonly pins: Int32Array;
   private readonly classOf: Uint8Array;
-  /** Eviction order, a doubly linked list per class: `oldest` goes first. Holds EMPTY and unpinned READY slots only. */
-  private readonly newer: Int32Array;
-  private readonly older: Int32Array;
-  private readonly oldest: Int32Array;
-  private readonly newest: Int32Array;
-  /** (classes): the length of each list. */
-  private readonly inOrder: Int32Array;
+  /** (classes) */
+  private readonly policies: readonly EvictionPolicy[];
 
-  constructor(shape: SlabShape) {
+  constructor(shape: SlabShape, policy: Policy) {
     const slots = slotCount(shape);
     this.shape = shape;
     this.directory = allocateWords(shape.layers * shape.experts).fill(NONE);
@@ -89,15 +82,13 @@ export class Slab {
     this.state = new Uint8Array(slots);
     this.pins = new Int32Array(slots);
     this.classOf = new Uint8Array(slots);
-    this.newer = new Int32Array(slots).fill(NONE);
-    this.older = new Int32Array(slots).fill(NONE);
-    this.oldest = new Int32Array(shape.classes.length).fill(NONE);
-    this.newest = new Int32Array(shape.classes.length).fill(NONE);
-    this.inOrder = new Int32Array(shape.classes.length);
+    const keys = shape.layers * shape.experts;
+    this.policies = shape.classes.map((each) => createPolicy(policy, slots, keys, each.slots));
     shape.classes.forEach((each, index) => {
-      for (let slot = each.firstSlot; slot < each.firstSlot + each.slots; slot++) {
+      // Offered last to first, so that slots fill from the front.
+      for (let slot = each.firstSlot + each.slots - 1; slot >= each.firstSlot; slot--) {
         this.classOf[slot] = index;
-        this.appendNewest(slot);
+        this.policies[index]!.offer(slot, NONE);
       }
     });
   }
@@ -121,24 +112,28 @@ export class Slab {
 
   /** Whether `admit` would find a slot for an expert of this layer now. */
   canAdmit(layer: number): boolean {
-    return this.oldest[this.shape.classOfLayer[layer]!] !== NONE;
+    return this.evictable(layer) > 0;
   }
 
   /** Slots that an expert of this layer could take: empty ones, and those that nobody has pinned. */
   evictable(layer: number): number {
-    return this.inOrder[this.shape.classOfLayer[layer]!]!;
+    return this.policyOf(layer).size;
+  }
+
+  /** An expert was wanted: the policy counts it, whether or not it is here. */
+  note(layer: number, expert: number): void {
+    this.policyOf(layer).note(layer * this.shape.experts + expert);
   }
 
   /**
-   * Gives an absent expert a slot, evicting the least recently used one. The slot is LOADING, pinned by its own load.
-   * NONE when every slot of the class is pinned.
+   * Gives an absent expert a slot, evicting whom the policy names. The slot is LOADING, pinned by its own load. NONE
+   * when every slot of the class is pinned.
    */
   admit(layer: number, expert: number): number {
     const key = layer * this.shape.experts + expert;
     invariant(this.directory[key] === NONE, `expert ${expert} of layer ${layer} is in the slab already`);
-    const slot = this.oldest[this.shape.classOfLayer[layer]!]!;
+    const slot = this.policyOf(layer).take();
     if (slot === NONE) return NONE;
-    this.unlink(slot);
     this.forget(slot);
     this.owner[slot] = key;
     this.directory[key] = slot;
@@ -162,16 +157,16 @@ export class Slab {
   }
 
   pin(slot: number): void {
-    if (this.pins[slot] === 0) this.unlink(slot);
+    if (this.pins[slot] === 0) this.policies[this.classOf[slot]!]!.withdraw(slot);
     this.pins[slot] = this.pins[slot]! + 1;
   }
 
-  /** The last unpin makes a slot the newest in the eviction order. */
+  /** The last unpin offers the slot to the policy. */
   unpin(slot: number): void {
     const left = this.pins[slot]! - 1;
     invariant(left > 0 || (left === 0 && this.state[slot] !== SLOT_LOADING), `unpin of slot ${slot}`);
     this.pins[slot] = left;
-    if (left === 0) this.appendNewest(slot);
+    if (left === 0) this.policies[this.classOf[slot]!]!.offer(slot, this.owner[slot]!);
   }
 
   isPinned(slot: number): boolean {
@@ -185,25 +180,7 @@ export class Slab {
     this.state[slot] = SLOT_EMPTY;
   }
 
-  private appendNewest(slot: number): void {
-    const index = this.classOf[slot]!;
-    const before = this.newest[index]!;
-    this.older[slot] = before;
-    this.newer[slot] = NONE;
-    if (before === NONE) this.oldest[index] = slot;
-    else this.newer[before] = slot;
-    this.newest[index] = slot;
-    this.inOrder[index] = this.inOrder[index]! + 1;
-  }
-
-  private unlink(slot: number): void {
-    const index = this.classOf[slot]!;
-    const before = this.older[slot]!;
-    const after = this.newer[slot]!;
-    if (before === NONE) this.oldest[index] = after;
-    else this.newer[before] = after;
-    if (after === NONE) this.newest[index] = before;
-    else this.older[after] = before;
-    this.inOrder[index] = this.inOrder[index]! - 1;
+  private policyOf(layer: number): EvictionPolicy {
+    return this.policies[this.shape.classOfLayer[layer]!]!;
   }
 }

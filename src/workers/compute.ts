@@ -17,6 +17,7 @@ import {
   ROW_WORDS,
 } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
+import type { Policy } from '../pipeline/eviction.ts';
 import { ExpertLayout, type LayerSource } from '../pipeline/expert-layout.ts';
 import { FetchQueue, type FetchQueueHandle } from '../pipeline/fetch-queue.ts';
 import {
@@ -66,6 +67,7 @@ export interface ComputeSetup {
   readonly expertTypes: readonly (readonly [number, number, number])[];
   readonly layerSources: readonly LayerSource[];
   readonly slab: SlabShape;
+  readonly policy: Policy;
   readonly paths: readonly string[];
   readonly fileSizeBytes: readonly number[];
   readonly split: number;
@@ -158,11 +160,11 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     const { places } = placeSlots(setup.slab);
     return new ExpertScheduler({
       backend: this.backend,
-      slab: new Slab(setup.slab),
+      slab: new Slab(setup.slab, setup.policy),
       places,
       firstSegment: setup.firstSlabSegment,
       layout: new ExpertLayout(setup.layerSources, setup.fileSizeBytes, setup.split),
-      queue: new FetchQueue(setup.queue),
+      queue: new FetchQueue(setup.queue, (wakeFd) => io.signalWakeFd(wakeFd)),
       tickets: new Tickets(setup.tickets),
       control: this.control,
       experts: setup.backend.experts,

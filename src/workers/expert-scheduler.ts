@@ -14,6 +14,7 @@
  */
 import { MoestreamError } from '../errors.ts';
 import type { ControlBlock } from '../pipeline/control.ts';
+import { NONE } from '../pipeline/eviction.ts';
 import { type ChunkList, type ExpertLayout, emptyChunkList, SPANS } from '../pipeline/expert-layout.ts';
 import {
   emptyRequest,
@@ -22,8 +23,8 @@ import {
   LANE_PREFETCH,
   type ReadRequest,
 } from '../pipeline/fetch-queue.ts';
-import { NONE, SLOT_LOADING, SLOT_READY, type Slab, type SlotPlace } from '../pipeline/slab.ts';
-import type { ReadFailure, Tickets } from '../pipeline/tickets.ts';
+import { SLOT_LOADING, SLOT_READY, type Slab, type SlotPlace } from '../pipeline/slab.ts';
+import { FAILURE_ABANDONED, type ReadFailure, type Tickets } from '../pipeline/tickets.ts';
 
 /** The part of the backend that this file drives. */
 export interface ExpertBackend {
@@ -66,6 +67,8 @@ export interface ExpertCounters {
   misses: number;
   bytesRead: number;
   prefetches: number;
+  /** Prefetches that nobody wanted any more before all of their chunks had reached the disk. */
+  prefetchesDropped: number;
   prefetchFailures: number;
   /** Time in which compute had nothing to do but wait for a read. */
   waitMicros: number;
@@ -78,6 +81,7 @@ export const newCounters = (): ExpertCounters => ({
   misses: 0,
   bytesRead: 0,
   prefetches: 0,
+  prefetchesDropped: 0,
   prefetchFailures: 0,
   waitMicros: 0,
 });
@@ -112,7 +116,8 @@ export class ExpertScheduler {
   /** Runs shared and routed experts of a layer. `ids` is (rows, top-k). False when the pipeline is stopping. */
   runLayer(layer: number, ids: Int32Array, idCount: number): boolean {
     this.collect(ids, idCount);
-    this.settle(layer);
+    this.settle();
+    this.dropUnwanted(layer);
     try {
       this.pinPresent(layer);
       if (!this.admitMissing(layer)) return false;
@@ -157,12 +162,45 @@ export class ExpertScheduler {
   private pinPresent(layer: number): void {
     const { slab } = this.parts;
     for (let index = 0; index < this.wantedCount; index++) {
-      const slot = slab.find(layer, this.wanted[index]!);
+      const expert = this.wanted[index]!;
+      slab.note(layer, expert);
+      const slot = slab.find(layer, expert);
       if (slot === NONE) continue;
       slab.pin(slot);
       this.slotOf[index] = slot;
-      if (slab.stateOf(slot) === SLOT_READY) this.counters.hits++;
-      else this.counters.lateHits++;
+      if (slab.stateOf(slot) === SLOT_READY) {
+        this.counters.hits++;
+      } else {
+        this.counters.lateHits++;
+        this.promote(slot, layer, expert);
+      }
+    }
+  }
+
+  /**
+   * A prefetch that has become a demand: its chunks that no reader has taken are queued once more, in the demand lane.
+   * Whoever comes to the other copies finds the chunks taken. With a full lane they are read from where they stand.
+   */
+  private promote(slot: number, layer: number, expert: number): void {
+    const { tickets, queue, layout } = this.parts;
+    const unclaimed = tickets.unclaimed(slot);
+    if (unclaimed === 0) return;
+    layout.chunksOf(layer, expert, this.chunks);
+    const firstClaim = tickets.firstClaim(slot);
+    for (let index = 0; index < this.chunks.count; index++) {
+      if ((unclaimed & (1 << index)) === 0) continue;
+      this.fillRequest(slot, firstClaim, index);
+      if (!queue.tryPush(LANE_DEMAND, this.request)) return;
+    }
+  }
+
+  /** Prefetches for this layer that the router did not choose: what has not reached the disk yet never will. */
+  private dropUnwanted(layer: number): void {
+    const { slab, tickets } = this.parts;
+    for (let index = 0; index < this.loadingCount; index++) {
+      const slot = this.loading[index]!;
+      if (slab.layerOf(slot) !== layer || this.seenIn[slab.expertOf(slot)] === this.step) continue;
+      tickets.cancel(slot);
     }
   }
 
@@ -183,29 +221,33 @@ export class ExpertScheduler {
 
   /** Admits an expert and queues its chunks. NONE when the pipeline stops before all of them are queued. */
   private issue(layer: number, expert: number, lane: number): number {
-    const { slab, places, layout, queue, tickets, control, readTimeoutMillis } = this.parts;
-    const { chunks, request } = this;
+    const { slab, layout, queue, tickets, control, readTimeoutMillis } = this.parts;
     const slot = slab.admit(layer, expert);
-    const place = places[slot]!;
-    layout.chunksOf(layer, expert, chunks);
-    tickets.open(slot, chunks.count);
+    layout.chunksOf(layer, expert, this.chunks);
+    const firstClaim = tickets.open(slot, this.chunks.count);
     this.loading[this.loadingCount++] = slot;
-    request.ticket = slot;
-    request.segment = this.parts.firstSegment + place.segment;
-    for (let index = 0; index < chunks.count; index++) {
-      request.file = chunks.file[index]!;
-      request.offsetBytes = chunks.offsetBytes[index]!;
-      request.byteLength = chunks.byteLength[index]!;
-      request.requiredBytes = chunks.requiredBytes[index]!;
-      request.intoBytes = place.bytes + chunks.slotBytes[index]!;
-      this.counters.bytesRead += request.requiredBytes;
-      if (queue.push(lane, request, control, readTimeoutMillis)) continue;
-      // The chunks that were not queued will never be read: count them as done, and the slot as failed.
-      tickets.abandon(slot, chunks.count - index);
+    for (let index = 0; index < this.chunks.count; index++) {
+      this.fillRequest(slot, firstClaim, index);
+      this.counters.bytesRead += this.request.requiredBytes;
+      if (queue.push(lane, this.request, control, readTimeoutMillis)) continue;
+      tickets.cancel(slot);
       if (control.stopping) return NONE;
       throw this.timeout(layer, expert, 'no reader took it');
     }
     return slot;
+  }
+
+  private fillRequest(slot: number, firstClaim: number, index: number): void {
+    const { request, chunks } = this;
+    const place = this.parts.places[slot]!;
+    request.ticket = slot;
+    request.claim = firstClaim + index;
+    request.segment = this.parts.firstSegment + place.segment;
+    request.file = chunks.file[index]!;
+    request.offsetBytes = chunks.offsetBytes[index]!;
+    request.byteLength = chunks.byteLength[index]!;
+    request.requiredBytes = chunks.requiredBytes[index]!;
+    request.intoBytes = place.bytes + chunks.slotBytes[index]!;
   }
 
   private computeAll(layer: number): boolean {
@@ -214,7 +256,7 @@ export class ExpertScheduler {
       const computed = this.computeReady(layer);
       left -= computed;
       if (left === 0) break;
-      this.settle(layer);
+      this.settle();
       if (!this.admitMissing(layer)) return false;
       if (computed === 0 && !this.anyReady() && !this.waitForArrival(layer)) return false;
     }
@@ -255,30 +297,36 @@ export class ExpertScheduler {
   }
 
   /** Takes note of the loads that have ended. Throws when one that this layer wants has failed. */
-  private settle(layer: number): void {
+  private settle(): void {
     const { slab, tickets } = this.parts;
-    let failed = NONE;
     for (let index = this.loadingCount - 1; index >= 0; index--) {
       const slot = this.loading[index]!;
       if (!tickets.isDone(slot)) continue;
       this.loading[index] = this.loading[--this.loadingCount]!;
-      if (!tickets.hasFailed(slot)) slab.markReady(slot);
-      else if (this.wants(slot)) failed = slot;
-      else {
-        // Nobody waits for it. If it is wanted later it is read again, and fails loudly then.
-        this.counters.prefetchFailures++;
-        slab.markFailed(slot);
-      }
+      if (tickets.hasFailed(slot)) this.settleFailed(slot);
+      else slab.markReady(slot);
     }
-    if (failed === NONE) return;
-    const expert = slab.expertOf(failed);
-    slab.markFailed(failed);
-    throw this.parts.readError(tickets.failure(failed), layer, expert);
   }
 
-  private wants(slot: number): boolean {
-    for (let index = 0; index < this.wantedCount; index++) if (this.slotOf[index] === slot) return true;
-    return false;
+  private settleFailed(slot: number): void {
+    const { slab, tickets } = this.parts;
+    const failure = tickets.failure(slot);
+    const [layer, expert] = [slab.layerOf(slot), slab.expertOf(slot)];
+    const wantedAt = this.slotOf.subarray(0, this.wantedCount).indexOf(slot);
+    slab.markFailed(slot);
+    if (failure.kind === FAILURE_ABANDONED) {
+      this.counters.prefetchesDropped++;
+      if (wantedAt < 0) return;
+      // Dropped for one token and wanted by the next before its last chunk had come: read it anew.
+      slab.unpin(slot);
+      this.slotOf[wantedAt] = NONE;
+      this.nextMiss = Math.min(this.nextMiss, wantedAt);
+    } else if (wantedAt < 0) {
+      // Nobody waits for it. If it is wanted later it is read again, and fails loudly then.
+      this.counters.prefetchFailures++;
+    } else {
+      throw this.parts.readError(failure, layer, expert);
+    }
   }
 
   /** Sleeps until a load has ended. False when the pipeline is stopping. */

@@ -39,7 +39,7 @@ describe.skipIf(!linux)('reads that fail', () => {
   it('a file that ends before its header says', async () => {
     const run = await runCli(GENERATE, { env: faultyReadsEnv('eof', ...experts) });
     expect([run.code, run.stdout]).toEqual([1, '']);
-    expect(run.stderr).toMatch(/got \d+ of \d+ bytes .*expert \d+ of layer 3.*READ_SHORT/);
+    expect(run.stderr).toMatch(/only \d+ bytes of .*expert \d+ of layer 3.*READ_SHORT/);
   });
 
   it.each(['short', 'eintr', 'slow'])('%s reads change nothing', async (mode) => {

@@ -277,7 +277,7 @@ describe('what is refused', () => {
     expect(() => anything.mix()).toThrow(TypeError);
     expect(() => anything.bindRows(new Uint32Array(64))).toThrow(TypeError);
     expect(() => anything.bindSlab(new Uint8Array(64))).toThrow(TypeError);
-    expect(() => new cpu.Backend(tinyConfig('qwen3moe', { precision: 'fast' as 'exact' }))).toThrow(
+    expect(() => new cpu.Backend(tinyConfig('qwen3moe', { precision: 'faster' as 'fast' }))).toThrow(
       TypeError,
     );
     expect(() => new cpu.Backend({} as never)).toThrow(TypeError);

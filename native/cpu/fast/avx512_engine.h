@@ -1,0 +1,264 @@
+// The two loops of the AVX-512 kernels: formats of 256 values per block, and of 32.
+//
+// A format's `decode` gives a block as four vectors of offset codes in the order of PlanarUnit and its integer scales
+// per lane; everything after that is here. With one input (decoding) four rows go together, so that four streams of
+// weights are under way and the tree that adds up 16 lanes is shared: 13 instructions for four rows. With more inputs a
+// block is decoded once for all of them and the tree is shared by four inputs.
+#pragma once
+
+#include "avx512_inputs.h"
+
+namespace moestream::cpu {
+namespace {
+
+// Adds up each of four vectors.
+[[gnu::always_inline]] inline __m128i four_sums(const __m512i (&v)[4]) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+// What decode gives. `scales` and `mins` are per lane, for vectors 0 and 1 and for vectors 2 and 3; formats with one
+// scale per 32 values use the first only.
+struct PlanarSuper {
+  __m512i codes[4];
+  __m512i scales[2];
+  __m512i mins[2];
+};
+
+[[gnu::always_inline]] inline __m512i start_of(const PlanarUnit& unit, int half) {
+  return load_as<__m512i>(unit.offsets[half]);
+}
+
+[[gnu::always_inline]] inline __m512i add_dots(__m512i sum, const PlanarSuper& block, const PlanarUnit& unit,
+                                               int first) {
+  sum = _mm512_dpbusd_epi32(sum, block.codes[first], load_as<__m512i>(unit.codes[first]));
+  return _mm512_dpbusd_epi32(sum, block.codes[first + 1], load_as<__m512i>(unit.codes[first + 1]));
+}
+
+// -offset * the input's sum, from -128 * it.
+template <int kOffset>
+[[gnu::always_inline]] inline __m512i start_from(__m512i offsets) {
+  if constexpr (kOffset == 0) return _mm512_setzero_si512();
+  if constexpr (kOffset == 128) return offsets;
+  return _mm512_srai_epi32(offsets, __builtin_ctz(128 / (kOffset == 0 ? 128 : kOffset)));
+}
+
+// 16 lanes that add up to isum.
+template <class Format>
+[[gnu::always_inline]] inline __m512i scaled_dot(const PlanarSuper& block, const PlanarUnit& unit) {
+  if constexpr (Format::kHalves == 1) {
+    __m512i sum = _mm512_setzero_si512();
+    if constexpr (Format::kOffset != 0) {
+      sum = start_from<Format::kOffset>(_mm512_add_epi32(start_of(unit, 0), start_of(unit, 1)));
+    }
+    sum = add_dots(add_dots(sum, block, unit, 0), block, unit, 2);
+    return _mm512_mullo_epi32(sum, block.scales[0]);
+  } else {
+    const __m512i low = add_dots(start_from<Format::kOffset>(start_of(unit, 0)), block, unit, 0);
+    const __m512i high = add_dots(start_from<Format::kOffset>(start_of(unit, 1)), block, unit, 2);
+    return _mm512_add_epi32(_mm512_mullo_epi32(low, block.scales[0]), _mm512_mullo_epi32(high, block.scales[1]));
+  }
+}
+
+// 16 lanes that add up to -128 * imin.
+template <class Format>
+[[gnu::always_inline]] inline __m512i minimum_dot(const PlanarSuper& block, const PlanarUnit& unit) {
+  if constexpr (Format::kHalves == 1) {
+    return _mm512_mullo_epi32(_mm512_add_epi32(start_of(unit, 0), start_of(unit, 1)), block.mins[0]);
+  } else {
+    return _mm512_add_epi32(_mm512_mullo_epi32(start_of(unit, 0), block.mins[0]),
+                            _mm512_mullo_epi32(start_of(unit, 1), block.mins[1]));
+  }
+}
+
+[[gnu::always_inline]] inline __m128 four_floats(__m128i integers, __m128 factor) {
+  return _mm_mul_ps(_mm_cvtepi32_ps(integers), factor);
+}
+
+// Half floats at the same place of four blocks.
+[[gnu::always_inline]] inline __m128 four_halves(const std::uint8_t* const (&blocks)[4], std::size_t at) {
+  std::uint16_t halves[4];
+  for (int j = 0; j < 4; ++j) halves[j] = load_as<std::uint16_t>(blocks[j] + at);
+  return _mm_cvtph_ps(_mm_cvtsi64_si128(static_cast<long long>(load_as<std::uint64_t>(halves))));
+}
+
+template <class Format>
+void super_one_input(const Tile& tile) {
+  const std::size_t units = tile.cols / 256;
+  const Format format;
+  for (std::size_t r = 0; r < tile.rows; r += 4) {
+    // Rows that are not there are the last one again; their sums are dropped.
+    const std::uint8_t* at[4];
+    for (std::size_t j = 0; j < 4; ++j) at[j] = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;
+    __m128 total = _mm_setzero_ps();
+    for (std::size_t k = 0; k < units; ++k) {
+      const PlanarUnit& unit = planar_unit(tile, 0, k);
+      __m512i sums[4];
+      __m512i minimums[4];
+      for (int j = 0; j < 4; ++j) {
+        const PlanarSuper block = format.decode(at[j]);
+        sums[j] = scaled_dot<Format>(block, unit);
+        if constexpr (Format::kMins) minimums[j] = minimum_dot<Format>(block, unit);
+      }
+      const __m128 d = _mm_mul_ps(four_halves(at, Format::kScaleAt), _mm_set1_ps(Format::kScaleFactor));
+      __m128 value = four_floats(four_sums(sums), d);
+      if constexpr (Format::kMins) {
+        const __m128 dmin = _mm_mul_ps(four_halves(at, Format::kMinAt), _mm_set1_ps(1.0f / 128.0f));
+        value = _mm_add_ps(value, four_floats(four_sums(minimums), dmin));
+      }
+      total = _mm_add_ps(total, _mm_mul_ps(value, _mm_set1_ps(unit.scale[0])));
+      for (int j = 0; j < 4; ++j) at[j] += Format::kBytes;
+    }
+    float out[4];
+    std::memcpy(out, &total, sizeof out);
+    for (std::size_t j = 0; j < smaller(4, tile.rows - r); ++j) tile.out[r + j] = out[j];
+  }
+}
+
+// One decoded block with inputs 4g .. 4g + 3.
+template <class Format>
+[[gnu::always_inline]] inline __m128 four_inputs(const Tile& tile, std::size_t g, std::size_t k,
+                                                 const PlanarSuper& block, float d, float dmin) {
+  __m512i sums[4];
+  __m512i minimums[4];
+  float scales[4];
+  for (std::size_t j = 0; j < 4; ++j) {
+    const PlanarUnit& unit = planar_unit(tile, smaller(4 * g + j, tile.input_count - 1), k);
+    sums[j] = scaled_dot<Format>(block, unit);
+    if constexpr (Format::kMins) minimums[j] = minimum_dot<Format>(block, unit);
+    scales[j] = unit.scale[0];
+  }
+  __m128 value = four_floats(four_sums(sums), _mm_set1_ps(d));
+  if constexpr (Format::kMins) value = _mm_add_ps(value, four_floats(four_sums(minimums), _mm_set1_ps(dmin)));
+  return _mm_mul_ps(value, load_as<__m128>(scales));
+}
+
+template <class Format>
+void super_many_inputs(const Tile& tile) {
+  const std::size_t groups = (tile.input_count + 3) / 4;
+  const Format format;
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    __m128 totals[kTileInputs / 4] = {};
+    const std::uint8_t* at = tile.weights + r * tile.row_bytes;
+    for (std::size_t k = 0; k < tile.cols / 256; ++k, at += Format::kBytes) {
+      const PlanarSuper block = format.decode(at);
+      const float d = half_at(at + Format::kScaleAt) * Format::kScaleFactor;
+      const float dmin = Format::kMins ? half_at(at + Format::kMinAt) * (1.0f / 128.0f) : 0.0f;
+      for (std::size_t g = 0; g < groups; ++g) {
+        totals[g] = _mm_add_ps(totals[g], four_inputs<Format>(tile, g, k, block, d, dmin));
+      }
+    }
+    float out[kTileInputs];
+    std::memcpy(out, totals, sizeof out);
+    for (std::size_t t = 0; t < tile.input_count; ++t) tile.out[t * tile.rows + r] = out[t];
+  }
+}
+
+template <class Format>
+void planar_super(const Tile& tile) {
+  if (tile.input_count == 1) {
+    super_one_input<Format>(tile);
+  } else {
+    super_many_inputs<Format>(tile);
+  }
+}
+
+// ---- Blocks of 32, eight at a time
+
+struct PlanarEight {
+  __m512i codes[4];
+  __m512 d;  // of block b in lane 2b, 0 in the odd lanes
+  __m512 m;
+};
+
+// 8 floats to the even lanes.
+[[gnu::always_inline]] inline __m512 to_even_lanes(__m256 values) {
+  return _mm512_castsi512_ps(_mm512_cvtepu32_epi64(_mm256_castps_si256(values)));
+}
+
+// Lane 2b: the sum of lanes 2b and 2b + 1.
+[[gnu::always_inline]] inline __m512i add_neighbours(__m512i lanes) {
+  return _mm512_add_epi32(lanes, _mm512_srli_epi64(lanes, 32));
+}
+
+template <class Format>
+[[gnu::always_inline]] inline __m512 eight_products(const PlanarEight& block, const PlanarUnit& unit) {
+  const __m512i offsets = _mm512_add_epi32(start_of(unit, 0), start_of(unit, 1));
+  __m512i sum = start_from<Format::kOffset>(offsets);
+  for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, block.codes[i], load_as<__m512i>(unit.codes[i]));
+  __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(add_neighbours(sum)), block.d);
+  if constexpr (Format::kMins) {
+    // Here the input's own sum is wanted: -1/128 of what is kept, exactly.
+    const __m512 all = _mm512_mul_ps(_mm512_cvtepi32_ps(add_neighbours(offsets)), _mm512_set1_ps(-1.0f / 128.0f));
+    value = _mm512_add_ps(value, _mm512_mul_ps(all, block.m));
+  }
+  return _mm512_mul_ps(value, load_as<__m512>(unit.scale));
+}
+
+// Even lane i += even lane i + 8, then + 4, then + 2.
+[[gnu::always_inline]] inline float sum_of_even_lanes(__m512 lanes) {
+  const __m256 four = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+  const __m128 two = _mm_add_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehl_ps(two, two)));
+}
+
+// Eight blocks, or the last few of a row, which are copied so that nothing behind them is read.
+template <class Format>
+[[gnu::always_inline]] inline PlanarEight decode_some(const Format& format, const std::uint8_t* blocks,
+                                                      std::size_t count) {
+  if (count >= 8) return format.decode(blocks);
+  std::uint8_t padded[8 * Format::kBytes] = {};
+  std::memcpy(padded, blocks, count * Format::kBytes);
+  return format.decode(padded);
+}
+
+template <class Format>
+void eights_one_input(const Tile& tile) {
+  const std::size_t blocks = tile.cols / 32;
+  const Format format;
+  for (std::size_t r = 0; r < tile.rows; r += 4) {
+    const std::size_t here = smaller(4, tile.rows - r);
+    __m512 lanes[4] = {};
+    for (std::size_t k = 0; 8 * k < blocks; ++k) {
+      const PlanarUnit& unit = planar_unit(tile, 0, k);
+      for (std::size_t j = 0; j < 4; ++j) {
+        const std::uint8_t* const row = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;
+        const PlanarEight block = decode_some(format, row + 8 * k * Format::kBytes, blocks - 8 * k);
+        lanes[j] = _mm512_add_ps(lanes[j], eight_products<Format>(block, unit));
+      }
+    }
+    for (std::size_t j = 0; j < here; ++j) tile.out[r + j] = sum_of_even_lanes(lanes[j]);
+  }
+}
+
+template <class Format>
+void eights_many_inputs(const Tile& tile) {
+  const std::size_t blocks = tile.cols / 32;
+  const Format format;
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    __m512 lanes[kTileInputs] = {};
+    const std::uint8_t* at = tile.weights + r * tile.row_bytes;
+    for (std::size_t k = 0; 8 * k < blocks; ++k, at += 8 * Format::kBytes) {
+      const PlanarEight block = decode_some(format, at, blocks - 8 * k);
+      for (std::size_t t = 0; t < tile.input_count; ++t) {
+        lanes[t] = _mm512_add_ps(lanes[t], eight_products<Format>(block, planar_unit(tile, t, k)));
+      }
+    }
+    for (std::size_t t = 0; t < tile.input_count; ++t) tile.out[t * tile.rows + r] = sum_of_even_lanes(lanes[t]);
+  }
+}
+
+template <class Format>
+void planar_eights(const Tile& tile) {
+  if (tile.input_count == 1) {
+    eights_one_input<Format>(tile);
+  } else {
+    eights_many_inputs<Format>(tile);
+  }
+}
+
+}  // namespace
+}  // namespace moestream::cpu
