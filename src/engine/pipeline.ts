@@ -286,10 +286,14 @@ export class Pipeline {
       for (const segment of segments) this.io.lock(segment);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new MoestreamError('PLAN_REFUSED', `the system does not lock ${formatBytes(this.plan.slabBytes)}: ${reason}`, {
-        hint: 'Raise the limit (`ulimit -l unlimited`), or go without --mlock.',
-        cause,
-      });
+      throw new MoestreamError(
+        'PLAN_REFUSED',
+        `the system does not lock ${formatBytes(this.plan.slabBytes)}: ${reason}`,
+        {
+          hint: 'Raise the limit (`ulimit -l unlimited`), or go without --mlock.',
+          cause,
+        },
+      );
     }
   }
 
@@ -316,7 +320,10 @@ export class Pipeline {
       if (left < progress.left) progress = { left, atMillis: performance.now() };
       if (performance.now() - progress.atMillis > readTimeoutMillis) {
         const path = this.files.paths[0];
-        throw new MoestreamError('READ_TIMEOUT', `no dense weights of ${path} arrived within ${readTimeoutMillis} ms`);
+        throw new MoestreamError(
+          'READ_TIMEOUT',
+          `no dense weights of ${path} arrived within ${readTimeoutMillis} ms`,
+        );
       }
     }
     if (!this.tickets.hasFailed(ticket)) return;

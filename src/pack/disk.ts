@@ -5,8 +5,9 @@
  * from the disk, not from the memory they were just written from. Reads run on Node's thread pool, so that one piece is
  * read while another is summed up. Every failure is typed and names file and byte.
  */
-import { read as readCallback } from 'node:fs';
+import { mkdirSync, read as readCallback, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { MoestreamError } from '../errors.ts';
 import { type IoAddon, loadIo } from '../native.ts';
@@ -98,7 +99,8 @@ function openDirect(io: IoAddon, path: string): number | undefined {
   return undefined;
 }
 
-function openBuffered(io: IoAddon, path: string): number {
+/** Opens through the page cache. Throws READ_FAILED. */
+export function openBuffered(io: IoAddon, path: string): number {
   try {
     return io.open(path, false).fd;
   } catch (cause) {
@@ -189,6 +191,22 @@ export function writeError(path: string, cause: unknown): MoestreamError {
     });
   }
   return new MoestreamError('WRITE_FAILED', `${path} cannot be written (${code})`, { cause });
+}
+
+/** Makes a folder and those above it. Not mkdir's own `recursive`: below /proc that never returns. */
+export function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder);
+  } catch (cause) {
+    const parent = dirname(folder);
+    if (codeOf(cause) === 'ENOENT' && parent !== folder) {
+      if (statSync(parent, { throwIfNoEntry: false }) !== undefined) throw writeError(folder, cause);
+      makeFolder(parent);
+      makeFolder(folder);
+    } else if (statSync(folder, { throwIfNoEntry: false })?.isDirectory() !== true) {
+      throw writeError(folder, cause);
+    }
+  }
 }
 
 /** A new file, or an old one emptied. */

@@ -4,13 +4,13 @@
  * one file or in several is the same. It answers "is this the model that was begun", not "is it undamaged".
  */
 import { createHash } from 'node:crypto';
-import { closeSync, openSync, readSync } from 'node:fs';
 import { MoestreamError } from '../errors.ts';
 import type { Gguf } from '../model/gguf.ts';
-import { codeOf } from './disk.ts';
+import { loadIo } from '../native.ts';
+import { openBuffered } from './disk.ts';
 
 const SAMPLES = 4;
-const SAMPLE_BYTES = 256;
+const SAMPLE_BYTES = 1024;
 
 export function isSplitKey(key: string): boolean {
   return key.startsWith('split.');
@@ -21,24 +21,29 @@ export function fingerprintOf(gguf: Gguf): string {
   for (const key of gguf.metadata.keys) {
     if (!isSplitKey(key)) hash.update(gguf.metadata.pairBytes(key));
   }
-  const fds = gguf.files.map((file) => openSync(file.path, 'r'));
+  const io = loadIo();
+  const fds: number[] = [];
   const sample = Buffer.alloc(SAMPLE_BYTES);
   try {
+    for (const file of gguf.files) fds.push(openBuffered(io, file.path));
     for (const tensor of gguf.tensors.values()) {
       hash.update(`\n${tensor.name} ${tensor.type.name} ${tensor.shape.join('x')}\n`);
       const lastStart = Math.max(0, tensor.byteLength - SAMPLE_BYTES);
       for (let index = 0; index < SAMPLES; index++) {
         const start = Math.floor((lastStart * index) / (SAMPLES - 1));
         const byteLength = Math.min(SAMPLE_BYTES, tensor.byteLength);
-        const count = readSync(fds[tensor.file]!, sample, 0, byteLength, tensor.offsetBytes + start);
-        hash.update(sample.subarray(0, count));
+        const offsetBytes = tensor.offsetBytes + start;
+        const count = io.readAt(fds[tensor.file]!, offsetBytes, byteLength, sample, 0);
+        if (count !== byteLength) {
+          const problem = count < 0 ? io.errnoName(-count) : `only ${count} bytes`;
+          const { path } = gguf.files[tensor.file]!;
+          throw new MoestreamError('READ_FAILED', `${problem} reading ${path} at byte ${offsetBytes}`);
+        }
+        hash.update(sample.subarray(0, byteLength));
       }
     }
-  } catch (cause) {
-    const path = gguf.files[0]!.path;
-    throw new MoestreamError('READ_FAILED', `${codeOf(cause)} reading ${path}`, { cause });
   } finally {
-    for (const fd of fds) closeSync(fd);
+    for (const fd of fds) io.close(fd);
   }
   return `sha256:${hash.digest('hex')}`;
 }

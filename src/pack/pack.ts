@@ -7,8 +7,8 @@
  * layer of some gigabytes. Invariant: the result depends on the model alone, not on when it was interrupted. Memory: four
  * experts (22 MB of 397B's) whatever the size of the model.
  */
-import { mkdirSync, readdirSync, renameSync, rmSync, statfsSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { readdirSync, renameSync, rmSync, statfsSync, statSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
@@ -32,6 +32,7 @@ import {
   FileWriter,
   IN_FLIGHT,
   inLanes,
+  makeFolder,
   type Piece,
   PieceReader,
   piecesOf,
@@ -80,11 +81,7 @@ const SPARE_BYTES = 16e6;
 export async function pack(source: string, folder: string, options: WorkOptions = {}): Promise<PackResult> {
   const model = openModel(source);
   if (model.packed !== undefined) throw new MoestreamError('USAGE', `${source} is packed already`);
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (cause) {
-    throw writeError(folder, cause);
-  }
+  makeFolder(resolve(folder));
   const unlock = takeLock(folder);
   try {
     return await new Packer(model, folder, options).run();

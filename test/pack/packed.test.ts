@@ -105,8 +105,9 @@ describe('a manifest', () => {
     const walk = (value: Json, path: (string | number)[]): void => {
       if (path.length > 0) paths.push(path);
       if (typeof value !== 'object' || value === null) return;
-      if (Array.isArray(value)) value.forEach((item, index) => walk(item, [...path, index]));
-      else for (const [key, item] of Object.entries(value)) walk(item, [...path, key]);
+      for (const [key, item] of Object.entries(value)) {
+        walk(item, [...path, Array.isArray(value) ? Number(key) : key]);
+      }
     };
     walk(JSON.parse(good) as Json, []);
     const value = fc.oneof(

@@ -44,9 +44,7 @@ describe('a packed folder', () => {
     flip(path, 7 * strideBytes + 50_000);
     const run = await runCli(['verify', out]);
     expect(run.code).toBe(1);
-    expect(run.stdout).toBe(
-      run.stdout.replace(/\n.+/s, '\n'), // one line
-    );
+    expect(run.stdout.match(/\n/g)).toHaveLength(1);
     expect(run.stdout).toMatch(
       new RegExp(`^damaged: expert 7 of layer 3, experts-003\\.bin at byte ${7 * strideBytes}: checksum`),
     );
@@ -73,12 +71,12 @@ describe('a packed folder', () => {
   it('with an unreadable expert names it and goes on', async () => {
     if (process.platform !== 'linux') return;
     const run = await runCli(['verify', out, '-q'], {
-      env: faultyReadsEnv('eio', 3 * strideBytes, 3 * strideBytes + 1),
+      env: faultyReadsEnv('eio', 30 * strideBytes, 30 * strideBytes + 1),
     });
     expect(run.code).toBe(1);
     // The dense file has that byte too.
     expect(run.stdout.match(/EIO/g)).toHaveLength(9);
-    expect(run.stdout).toMatch(/damaged: expert 3 of layer 7/);
+    expect(run.stdout).toMatch(/damaged: expert 30 of layer 7/);
   });
 });
 

@@ -12,6 +12,7 @@ import { startPeer } from '../support/peer.js';
 
 const requestOf = (ticket: number): ReadRequest => ({
   ticket,
+  claim: ticket * 3,
   file: ticket % 7,
   offsetBytes: ticket * 5_000_000_000,
   byteLength: ticket * 4096,
@@ -27,7 +28,7 @@ describe('FetchQueue', () => {
         fc.integer({ min: 1, max: 4 }).map((power) => 2 ** power),
         fc.array(fc.constantFrom('demand', 'prefetch', 'pop'), { maxLength: 300 }),
         (slots, operations) => {
-          const queue = FetchQueue.create(slots);
+          const queue = FetchQueue.create(slots, 4);
           const lanes: [number[], number[]] = [[], []];
           const request = emptyRequest();
           let next = 1;
@@ -35,7 +36,9 @@ describe('FetchQueue', () => {
             if (operation === 'pop') {
               const expected = lanes[0].shift() ?? lanes[1].shift();
               expect(queue.tryPop(request)).toBe(expected !== undefined);
-              if (expected !== undefined) expect(request).toEqual(requestOf(expected));
+              if (expected === undefined) continue;
+              expect(request).toEqual(requestOf(expected));
+              queue.finish();
               continue;
             }
             const lane = operation === 'demand' ? LANE_DEMAND : LANE_PREFETCH;
@@ -49,7 +52,7 @@ describe('FetchQueue', () => {
   });
 
   it.each([1, 4, 16])('gives every request to exactly one of %i readers', async (readers) => {
-    const queue = FetchQueue.create(8);
+    const queue = FetchQueue.create(8, 64);
     const control = new ControlBlock();
     const data = { role: 'fetch', handle: queue.handle(), control: control.words };
     const peers = await Promise.all(Array.from({ length: readers }, () => startPeer(data)));
@@ -65,8 +68,37 @@ describe('FetchQueue', () => {
     expect(tickets).toEqual(Array.from({ length: count }, (_, index) => index + 1));
   });
 
+  it('lets no more reads be under way than there are permits', () => {
+    const queue = FetchQueue.create(8, 2);
+    const request = emptyRequest();
+    for (let ticket = 1; ticket <= 4; ticket++) queue.tryPush(LANE_DEMAND, requestOf(ticket));
+    expect([queue.tryPop(request), queue.tryPop(request), queue.tryPop(request)]).toEqual([
+      true,
+      true,
+      false,
+    ]);
+    queue.finish();
+    expect(queue.tryPop(request)).toBe(true);
+    expect(request.ticket).toBe(3);
+  });
+
+  it('signals a reader that waits in native code, once', () => {
+    const signalled: number[] = [];
+    const queue = FetchQueue.create(8, 2, 77, (fd) => signalled.push(fd));
+    queue.tryPush(LANE_DEMAND, requestOf(1));
+    expect(signalled).toEqual([]);
+    queue.enterNative();
+    queue.tryPush(LANE_DEMAND, requestOf(2));
+    queue.tryPush(LANE_DEMAND, requestOf(3));
+    expect(signalled).toEqual([77]);
+    queue.enterNative();
+    queue.leaveNative();
+    queue.interrupt();
+    expect(signalled).toEqual([77]);
+  });
+
   it('a producer on a full lane gives up at its bound and when the pipeline stops', () => {
-    const queue = FetchQueue.create(2);
+    const queue = FetchQueue.create(2, 64);
     const control = new ControlBlock();
     expect(queue.push(LANE_DEMAND, requestOf(1), control, 10)).toBe(true);
     expect(queue.push(LANE_DEMAND, requestOf(2), control, 10)).toBe(true);
@@ -76,7 +108,7 @@ describe('FetchQueue', () => {
   });
 
   it('a shutdown wakes readers that wait', async () => {
-    const queue = FetchQueue.create(2);
+    const queue = FetchQueue.create(2, 64);
     const control = new ControlBlock();
     const peer = await startPeer({ role: 'fetch', handle: queue.handle(), control: control.words });
     control.shutDown();

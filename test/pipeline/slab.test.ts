@@ -1,13 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  NONE,
-  placeSlots,
-  SLOT_LOADING,
-  SLOT_READY,
-  Slab,
-  type SlabShape,
-} from '../../dist/pipeline/slab.js';
+import { NONE, POLICIES } from '../../dist/pipeline/eviction.js';
+import { placeSlots, SLOT_LOADING, SLOT_READY, Slab, type SlabShape } from '../../dist/pipeline/slab.js';
 
 const LAYERS = 3;
 const EXPERTS = 5;
@@ -45,7 +39,7 @@ class Model {
 }
 
 describe('Slab', () => {
-  it('agrees with a simple model under any sequence of operations', () => {
+  it.each(POLICIES)('%s agrees with a simple model under any sequence of operations', (policy) => {
     const operation = fc.record({
       kind: fc.constantFrom('admit', 'ready', 'fail', 'pin', 'unpin'),
       layer: fc.integer({ min: 0, max: LAYERS - 1 }),
@@ -58,13 +52,16 @@ describe('Slab', () => {
         fc.array(operation, { maxLength: 200 }),
         (small, large, operations) => {
           const shape = shapeOf(small, large);
-          const slab = new Slab(shape);
+          const slab = new Slab(shape, policy);
           const model = new Model(shape);
           const pinsOf = (slot: number): number => model.pins.get(slot) ?? 0;
           const classOf = (slot: number): 0 | 1 => (slot < small ? 0 : 1);
           const drop = (slot: number): void => {
             model.pins.set(slot, pinsOf(slot) - 1);
-            if (pinsOf(slot) === 0) model.order[classOf(slot)].push(slot);
+            if (pinsOf(slot) > 0) return;
+            // Empty slots go first, whatever the policy.
+            if (model.owner.has(slot)) model.order[classOf(slot)].push(slot);
+            else model.order[classOf(slot)].unshift(slot);
           };
           for (const { kind, layer, expert } of operations) {
             const key = `${layer}/${expert}`;
@@ -73,9 +70,15 @@ describe('Slab', () => {
             if (kind === 'admit' && slot === NONE) {
               const order = model.order[shape.classOfLayer[layer] as 0 | 1];
               expect(slab.canAdmit(layer)).toBe(order.length > 0);
+              const free = order.find((each) => !model.owner.has(each));
               const given = slab.admit(layer, expert);
-              expect(given).toBe(order.shift() ?? NONE);
+              // Every policy gives an empty slot first, and otherwise one that nobody uses; lru the oldest.
+              if (order.length === 0) expect(given).toBe(NONE);
+              else if (policy === 'lru') expect(given).toBe(order[0]);
+              else expect(order).toContain(given);
+              if (free !== undefined) expect(model.owner.has(given)).toBe(false);
               if (given === NONE) continue;
+              order.splice(order.indexOf(given), 1);
               model.owner.set(given, key);
               model.loading.add(given);
               model.pins.set(given, 1);
@@ -116,7 +119,7 @@ describe('Slab', () => {
   });
 
   it('stops at broken rules instead of going on with wrong bytes', () => {
-    const slab = new Slab(shapeOf(1, 1));
+    const slab = new Slab(shapeOf(1, 1), 'lru');
     const slot = slab.admit(0, 0);
     expect(() => slab.admit(0, 0)).toThrow(/in the slab already/);
     expect(() => slab.unpin(slot)).toThrow(/unpin/);

@@ -166,9 +166,8 @@ class Writer {
   }
 }
 
-const isList = (
-  metadata: GgufSpec['metadata'],
-): metadata is readonly (readonly [string, MetadataValue])[] => Array.isArray(metadata);
+const isList = (metadata: GgufSpec['metadata']): metadata is readonly (readonly [string, MetadataValue])[] =>
+  Array.isArray(metadata);
 
 export function buildGguf({ metadata, tensors = [], alignment = 32 }: GgufSpec): BuiltGguf {
   const entries = isList(metadata) ? metadata : Object.entries(metadata);

@@ -43,6 +43,7 @@ const roles = {
     while (queue.pop(request, control)) {
       const { ticket } = request;
       const agrees =
+        request.claim === ticket * 3 &&
         request.file === ticket % 7 &&
         request.offsetBytes === ticket * 5_000_000_000 &&
         request.byteLength === ticket * 4096 &&
@@ -50,6 +51,7 @@ const roles = {
         request.segment === ticket % 5 &&
         request.intoBytes === (ticket * 16384) % 2 ** 32;
       tickets.push(agrees ? ticket : -1);
+      queue.finish();
     }
     return { tickets };
   },
