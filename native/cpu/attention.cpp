@@ -6,7 +6,6 @@
 #include <cstring>
 #include <limits>
 
-#include "elementary.h"
 #include "norm.h"
 #include "rope.h"
 
@@ -50,9 +49,9 @@ void fill_cache(const Step& step, const LayerWeights& weights, std::size_t layer
 }
 
 // scores becomes exp(score - maximum); returns their sum, in double so that long contexts lose nothing.
-float soften(float* scores, std::size_t count, float maximum) {
+float soften(const VectorKernels& kernels, float* scores, std::size_t count, float maximum) {
   double sum = 0;
-  for (std::size_t p = 0; p < count; ++p) scores[p] = exp_float(scores[p] - maximum);
+  kernels.exponentials(scores, maximum, count);
   for (std::size_t p = 0; p < count; ++p) sum += static_cast<double>(scores[p]);
   return static_cast<float>(sum);
 }
@@ -78,16 +77,13 @@ void attend_head(const Step& step, const LayerWeights& weights, std::size_t laye
     scores[p] = step.kernels.dot(query, keys + p * dim, dim) * scale;
     maximum = scores[p] > maximum ? scores[p] : maximum;
   }
-  const float sum = soften(scores, positions, maximum);
+  const float sum = soften(step.kernels, scores, positions, maximum);
 
   float* const out = step.scratch.at(plan.attended) + r * config.attended_width() + head * dim;
   std::memset(out, 0, dim * sizeof(float));
   for (std::size_t p = 0; p < positions; ++p) step.kernels.add_scaled(out, values + p * dim, scores[p], dim);
   for (std::size_t i = 0; i < dim; ++i) out[i] /= sum;
-  if (config.gated_attention) {
-    const float* const gate = query + dim;
-    for (std::size_t i = 0; i < dim; ++i) out[i] *= sigmoid(gate[i]);
-  }
+  if (config.gated_attention) step.kernels.multiply_sigmoid(out, query + dim, dim);
 }
 
 }  // namespace

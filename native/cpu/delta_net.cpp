@@ -44,22 +44,7 @@ void project(const Step& step, const LayerWeights& weights) {
                            std::span(products).first(joined ? 3 : 4));
 }
 
-// y[c] = silu(sum over taps of weight[tap][c] * input[now - last + tap][c]), in place; the history slides by one row.
-void convolve_row(const ModelConfig& config, const Vector& taps, float* history, float* row, std::size_t begin,
-                  std::size_t end) {
-  const std::size_t channels = config.conv_channels();
-  const std::size_t past = config.conv_history();
-  const float* const newest_tap = taps.data() + past * channels;
-  for (std::size_t c = begin; c < end; ++c) {
-    float sum = 0;
-    for (std::size_t t = 0; t < past; ++t) sum += taps.data()[t * channels + c] * history[t * channels + c];
-    sum += newest_tap[c] * row[c];
-    for (std::size_t t = 0; t + 1 < past; ++t) history[t * channels + c] = history[(t + 1) * channels + c];
-    if (past > 0) history[(past - 1) * channels + c] = row[c];
-    row[c] = silu(sum);
-  }
-}
-
+// y[c] = silu(sum over taps of weight[tap][c] * input[now - last + tap][c]), in place.
 void convolve(const Step& step, const LayerWeights& weights, std::size_t layer) {
   const ModelConfig& config = step.config;
   const std::size_t channels = config.conv_channels();
@@ -69,7 +54,15 @@ void convolve(const Step& step, const LayerWeights& weights, std::size_t layer) 
     for (const Run& run : step.batch.runs) {
       float* const history = step.sequences.conv_history(run.sequence, layer);
       for (std::size_t r = run.first_row; r < run.first_row + run.row_count; ++r) {
-        convolve_row(config, weights.conv, history, rows + r * channels, begin, end);
+        step.kernels.convolve(ConvolutionStep{
+            .taps = weights.conv.data(),
+            .history = history,
+            .row = rows + r * channels,
+            .past = config.conv_history(),
+            .channels = channels,
+            .begin = begin,
+            .end = end,
+        });
       }
     }
   });
@@ -106,8 +99,7 @@ void advance_head(const Step& step, const LayerWeights& weights, std::size_t row
       .head_dim = dim,
   });
   rms_norm(step.kernels, out, weights.delta_norm.data(), config.rms_epsilon, dim, out);
-  const float* const gate = step.scratch.at(step.plan().delta_gate) + at;
-  for (std::size_t i = 0; i < dim; ++i) out[i] *= silu(gate[i]);
+  step.kernels.multiply_silu(out, step.scratch.at(step.plan().delta_gate) + at, dim);
 }
 
 void advance_heads(const Step& step, const LayerWeights& weights, std::size_t layer) {

@@ -43,3 +43,9 @@ elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
 endif()
 
 add_addon(cpu native/cpu/addon.cpp)
+
+# Not part of the package: GB/s of weights per kernel.
+if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/../../bench/kernels/kernel_bench.cpp)
+  add_executable(kernel_bench EXCLUDE_FROM_ALL bench/kernels/kernel_bench.cpp)
+  target_link_libraries(kernel_bench PRIVATE cpu_room)
+endif()

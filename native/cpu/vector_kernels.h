@@ -21,6 +21,17 @@ struct DeltaStep {
   std::size_t head_dim;
 };
 
+// One row of the causal convolution and its SiLU, for channels [begin, end).
+struct ConvolutionStep {
+  const float* taps;  // (past + 1, channels), oldest first
+  float* history;     // (past, channels), oldest first; slides by one row
+  float* row;         // (channels), updated in place
+  std::size_t past;
+  std::size_t channels;
+  std::size_t begin;
+  std::size_t end;
+};
+
 struct VectorKernels {
   const char* name;
   float (*dot)(const float* a, const float* b, std::size_t count);
@@ -30,6 +41,13 @@ struct VectorKernels {
   void (*add_scaled)(float* into, const float* from, float scale, std::size_t count);
   // One token of the gated delta rule for one head.
   void (*delta_step)(const DeltaStep& step);
+  // row[c] = silu(sum over taps of weight * input), see delta_net.cpp.
+  void (*convolve)(const ConvolutionStep& step);
+  // values[i] *= silu(gates[i]), and values[i] *= sigmoid(gates[i])
+  void (*multiply_silu)(float* values, const float* gates, std::size_t count);
+  void (*multiply_sigmoid)(float* values, const float* gates, std::size_t count);
+  // values[i] = exp(values[i] - maximum)
+  void (*exponentials)(float* values, float maximum, std::size_t count);
 };
 
 // The best version that this processor runs.

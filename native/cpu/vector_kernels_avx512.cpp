@@ -4,6 +4,7 @@
 
 namespace moestream::cpu {
 
-const VectorKernels kAvx512Kernels{"avx512", dot, dot_pair, add_scaled, delta_step};
+const VectorKernels kAvx512Kernels{"avx512",      dot,           dot_pair,         add_scaled, delta_step,
+    convolve, multiply_silu, multiply_sigmoid, exponentials};
 
 }  // namespace moestream::cpu

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "elementary.h"
 #include "vector_kernels.h"
 
 namespace moestream::cpu {
@@ -90,34 +91,99 @@ void add_scaled(float* __restrict into, const float* __restrict from, float scal
   for (std::size_t i = 0; i < count; ++i) into[i] += from[i] * scale;
 }
 
+// Rows of the state that go together: sums over keys then pass through memory once per four keys.
+constexpr std::size_t kStateRows = 4;
+
+// sums[v] += row[v] * key for each row in rising order, after row[v] *= decay.
+template <std::size_t kRows>
+inline void decay_and_read(float* __restrict rows, const float* __restrict keys, float decay, std::size_t size,
+                           float* __restrict sums) {
+  for (std::size_t v = 0; v < size; ++v) {
+    float sum = sums[v];
+    for (std::size_t k = 0; k < kRows; ++k) {
+      const float value = rows[k * size + v] * decay;
+      rows[k * size + v] = value;
+      sum += value * keys[k];
+    }
+    sums[v] = sum;
+  }
+}
+
+// row[v] += update[v] * key, then sums[v] += row[v] * query, for each row in rising order.
+template <std::size_t kRows>
+inline void write_and_read(float* __restrict rows, const float* __restrict update, const float* __restrict keys,
+                           const float* __restrict queries, std::size_t size, float* __restrict sums) {
+  for (std::size_t v = 0; v < size; ++v) {
+    float sum = sums[v];
+    for (std::size_t k = 0; k < kRows; ++k) {
+      const float value = rows[k * size + v] + update[v] * keys[k];
+      rows[k * size + v] = value;
+      sum += value * queries[k];
+    }
+    sums[v] = sum;
+  }
+}
+
 // S = S * decay; u = (v - S^T k) * beta; S = S + k (outer) u; o = S^T q. Both passes walk the state once in memory
 // order, and every value column is summed over the keys in rising order whatever the vector width.
 void delta_step(const DeltaStep& step) {
   const std::size_t size = step.head_dim;
+  const std::size_t whole = size / kStateRows * kStateRows;
   float* __restrict update = step.update;
   float* __restrict output = step.output;
   const float* __restrict value = step.value;
   for (std::size_t v = 0; v < size; ++v) update[v] = 0.0f;
-  for (std::size_t k = 0; k < size; ++k) {
-    float* __restrict row = step.state + k * size;
-    const float key = step.key[k];
-    for (std::size_t v = 0; v < size; ++v) {
-      row[v] *= step.decay;
-      update[v] += row[v] * key;
-    }
+  for (std::size_t k = 0; k < whole; k += kStateRows) {
+    decay_and_read<kStateRows>(step.state + k * size, step.key + k, step.decay, size, update);
+  }
+  for (std::size_t k = whole; k < size; ++k) {
+    decay_and_read<1>(step.state + k * size, step.key + k, step.decay, size, update);
   }
   for (std::size_t v = 0; v < size; ++v) {
     update[v] = (value[v] - update[v]) * step.beta;
     output[v] = 0.0f;
   }
-  for (std::size_t k = 0; k < size; ++k) {
-    float* __restrict row = step.state + k * size;
-    const float key = step.key[k];
-    const float query = step.query[k];
-    for (std::size_t v = 0; v < size; ++v) {
-      row[v] += update[v] * key;
-      output[v] += row[v] * query;
+  for (std::size_t k = 0; k < whole; k += kStateRows) {
+    write_and_read<kStateRows>(step.state + k * size, update, step.key + k, step.query + k, size, output);
+  }
+  for (std::size_t k = whole; k < size; ++k) {
+    write_and_read<1>(step.state + k * size, update, step.key + k, step.query + k, size, output);
+  }
+}
+
+void multiply_silu(float* __restrict values, const float* __restrict gates, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) values[i] *= silu(gates[i]);
+}
+
+void multiply_sigmoid(float* __restrict values, const float* __restrict gates, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) values[i] *= sigmoid(gates[i]);
+}
+
+void exponentials(float* values, float maximum, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) values[i] = exp_float(values[i] - maximum);
+}
+
+void convolve(const ConvolutionStep& step) {
+  constexpr std::size_t kPart = 64;
+  for (std::size_t begin = step.begin; begin < step.end; begin += kPart) {
+    const std::size_t count = step.end - begin < kPart ? step.end - begin : kPart;
+    float sums[kPart] = {};
+    float* __restrict row = step.row + begin;
+    for (std::size_t t = 0; t < step.past; ++t) {
+      const float* __restrict taps = step.taps + t * step.channels + begin;
+      const float* __restrict inputs = step.history + t * step.channels + begin;
+      for (std::size_t c = 0; c < count; ++c) sums[c] += taps[c] * inputs[c];
     }
+    const float* __restrict newest = step.taps + step.past * step.channels + begin;
+    for (std::size_t c = 0; c < count; ++c) sums[c] += newest[c] * row[c];
+    for (std::size_t t = 0; t + 1 < step.past; ++t) {
+      float* __restrict into = step.history + t * step.channels + begin;
+      for (std::size_t c = 0; c < count; ++c) into[c] = into[c + step.channels];
+    }
+    if (step.past > 0) {
+      std::memcpy(step.history + (step.past - 1) * step.channels + begin, row, count * sizeof(float));
+    }
+    for (std::size_t c = 0; c < count; ++c) row[c] = silu(sums[c]);
   }
 }
 

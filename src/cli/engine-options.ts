@@ -6,7 +6,9 @@ import {
   type IoEngine,
   type IoMode,
   type OpenOptions,
+  PRECISIONS,
   PREDICTORS,
+  type Precision,
   type Predictor,
 } from '../engine/options.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
@@ -27,6 +29,7 @@ export interface EngineFlags {
   readonly cachePolicy?: Policy;
   readonly mlock?: boolean;
   readonly chunk?: number;
+  readonly precision?: Precision;
   readonly expertsPerToken?: number;
   readonly predict?: Predictor;
   readonly quiet?: boolean;
@@ -34,7 +37,7 @@ export interface EngineFlags {
 
 export function addEngineFlags(command: Command): Command {
   return command
-    .requiredOption('-m, --model <file>', 'GGUF file, or any part of a split set')
+    .requiredOption('-m, --model <file>', 'GGUF file, any part of a split set, or packed folder')
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
     .option(
       '--memory <size>',
@@ -55,6 +58,9 @@ export function addEngineFlags(command: Command): Command {
     )
     .option('--mlock', 'keep weights and cache from being swapped out')
     .option('--chunk <n>', 'prompt tokens computed together (default 64)', integer)
+    .addOption(
+      new Option('--precision <name>', 'how matrices are multiplied (default fast)').choices(PRECISIONS),
+    )
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
     .addOption(
       new Option('--predict <name>', 'which experts to read ahead (default none)').choices(PREDICTORS),

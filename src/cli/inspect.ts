@@ -12,7 +12,7 @@ export function addInspect(program: Command): void {
   program
     .command('inspect')
     .description('show what a model file holds')
-    .argument('<model>', 'GGUF file, or any part of a split set')
+    .argument('<model>', 'GGUF file, any part of a split set, or packed folder')
     .option('--json', 'as JSON')
     .action(inspect);
 }

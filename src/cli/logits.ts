@@ -1,6 +1,6 @@
 /** `moestream logits`: the raw logits of every position, for comparing engines and settings. */
 import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
-import { type Command, Option } from 'commander';
+import type { Command } from 'commander';
 import { open } from '../engine/engine.ts';
 import { MoestreamError } from '../errors.ts';
 import { readText, tokenIds } from './arguments.ts';
@@ -12,7 +12,6 @@ interface LogitsFlags extends EngineFlags {
   readonly ids?: string;
   readonly idsFile?: string;
   readonly out: string;
-  readonly precision?: 'exact';
 }
 
 export function addLogits(program: Command, interruption: () => Interruption): void {
@@ -21,9 +20,6 @@ export function addLogits(program: Command, interruption: () => Interruption): v
     .option('--ids <list>', 'token ids, separated by commas')
     .option('--ids-file <path>', 'a file with token ids, - for standard input')
     .requiredOption('--out <path>', 'the file to write')
-    .addOption(
-      new Option('--precision <name>', 'how matrices are multiplied (default exact)').choices(['exact']),
-    )
     .action((flags: LogitsFlags) => writeLogits(flags, interruption()));
 }
 

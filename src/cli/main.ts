@@ -3,6 +3,7 @@
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { MoestreamError } from '../errors.ts';
+import { addDiskbench } from './diskbench.ts';
 import { EXIT_FAILURE, EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
 import { addGenerate } from './generate.ts';
 import { addInspect } from './inspect.ts';
@@ -10,6 +11,7 @@ import { type Interruption, watchInterrupts } from './interrupt.ts';
 import { addLogits } from './logits.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
+import { addPlan } from './plan.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -35,6 +37,8 @@ function createProgram(): Command {
   addInspect(program);
   addPack(program, interruptible);
   addVerify(program, interruptible);
+  addPlan(program);
+  addDiskbench(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;

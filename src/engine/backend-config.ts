@@ -40,6 +40,6 @@ export function backendConfig(model: Hyperparameters, settings: EngineSettings):
     maxSequences: 1,
     contextLength,
     threads: settings.threads,
-    precision: 'exact',
+    precision: settings.precision,
   };
 }

@@ -14,6 +14,9 @@ export type IoMode = (typeof IO_MODES)[number];
 export const IO_ENGINES = ['auto', 'threads', 'uring'] as const;
 export type IoEngine = (typeof IO_ENGINES)[number];
 
+export const PRECISIONS = ['fast', 'exact'] as const;
+export type Precision = (typeof PRECISIONS)[number];
+
 export const PREDICTORS = ['none', 'temporal'] as const;
 export type Predictor = (typeof PREDICTORS)[number];
 
@@ -44,6 +47,11 @@ export interface OpenOptions {
   readonly mlock?: boolean;
   /** Prompt tokens that are computed together. Default 64. */
   readonly chunk?: number;
+  /**
+   * How matrices are multiplied. `fast` rounds activations to 8 bits per block and multiplies integers, as the formats are
+   * made for; `exact` keeps float32, and gives the same bits for any chunk. Default fast.
+   */
+  readonly precision?: Precision;
   /** Overrides the number of experts per token that the model was trained with. */
   readonly expertsPerToken?: number;
   /** Which experts to read before the router asks for them. Default none. */
@@ -70,6 +78,7 @@ export interface EngineSettings {
   readonly cachePolicy: Policy;
   readonly mlock: boolean;
   readonly chunk: number;
+  readonly precision: Precision;
   readonly expertsPerToken: number | undefined;
   readonly predict: Predictor;
   readonly readTimeoutMillis: number;
@@ -151,6 +160,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
     cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? 'lru', POLICIES),
     mlock: options.mlock ?? false,
     chunk: integerBetween('chunk', options.chunk ?? 64, 1, CHUNK_MAX),
+    precision: oneOf('precision', options.precision ?? 'fast', PRECISIONS),
     expertsPerToken:
       expertsPerToken === undefined
         ? undefined

@@ -27,7 +27,7 @@ export const STRIDE_ALIGN_BYTES = 16384;
 /** The matrices of an expert in the order in which they lie in the file. */
 export const PACKED_MATRICES = ['gate', 'up', 'down'] as const;
 
-/** 397B's manifest has 360 KB; 1024 layers of 4096 experts would have 60 MB. */
+/** 397B's manifest has half a megabyte. */
 const MANIFEST_BYTES_MAX = 1 << 26;
 const LAYERS_MAX = 1 << 14;
 const EXPERTS_MAX = 1 << 16;

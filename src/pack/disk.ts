@@ -5,7 +5,7 @@
  * from the disk, not from the memory they were just written from. Reads run on Node's thread pool, so that one piece is
  * read while another is summed up. Every failure is typed and names file and byte.
  */
-import { mkdirSync, read as readCallback, statSync } from 'node:fs';
+import { constants, mkdirSync, read as readCallback, statSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
@@ -209,33 +209,51 @@ export function makeFolder(folder: string): void {
   }
 }
 
-/** A new file, or an old one emptied. */
+/**
+ * A new file, or an old one emptied. `direct` writes past the page cache where the file system does that: then every write
+ * must be whole pages in page-aligned memory. It is twice as fast as waiting for the cache to be written back.
+ */
 export class FileWriter {
   readonly path: string;
   private readonly file: FileHandle;
+  private readonly isDirect: boolean;
+  /** For a file system that takes O_DIRECT when a file is opened and refuses it when it is written. */
+  private buffered: Promise<FileHandle> | undefined;
 
-  static async create(path: string): Promise<FileWriter> {
+  static async create(path: string, direct: boolean): Promise<FileWriter> {
+    const { O_WRONLY, O_CREAT, O_TRUNC, O_DIRECT } = constants;
     try {
-      return new FileWriter(path, await open(path, 'w'));
+      // macOS has no such flag.
+      if (direct && O_DIRECT !== undefined) {
+        try {
+          return new FileWriter(path, await open(path, O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT, 0o666), true);
+        } catch (cause) {
+          if (codeOf(cause) !== 'EINVAL') throw cause;
+        }
+      }
+      return new FileWriter(path, await open(path, 'w'), false);
     } catch (cause) {
       throw writeError(path, cause);
     }
   }
 
-  private constructor(path: string, file: FileHandle) {
+  private constructor(path: string, file: FileHandle, isDirect: boolean) {
     this.path = path;
     this.file = file;
+    this.isDirect = isDirect;
   }
 
-  /** Writes the views one behind the other from `offsetBytes` on. */
-  async write(views: readonly Uint8Array[], offsetBytes: number): Promise<void> {
-    let rest = views.filter((view) => view.length > 0);
-    let at = offsetBytes;
+  async write(bytes: Uint8Array, offsetBytes: number): Promise<void> {
+    let file = this.file;
     try {
-      while (rest.length > 0) {
-        const { bytesWritten } = await this.file.writev(rest, at);
-        at += bytesWritten;
-        rest = withoutFirst(rest, bytesWritten);
+      for (let at = 0; at < bytes.length; ) {
+        try {
+          at += (await file.write(bytes, at, bytes.length - at, offsetBytes + at)).bytesWritten;
+        } catch (cause) {
+          if (!this.isDirect || file !== this.file || codeOf(cause) !== 'EINVAL') throw cause;
+          this.buffered ??= open(this.path, 'r+');
+          file = await this.buffered;
+        }
       }
     } catch (cause) {
       throw writeError(this.path, cause);
@@ -253,17 +271,8 @@ export class FileWriter {
 
   async close(): Promise<void> {
     await this.file.close();
+    await (await this.buffered?.catch(() => undefined))?.close();
   }
-}
-
-function withoutFirst(views: readonly Uint8Array[], byteLength: number): Uint8Array[] {
-  let skip = byteLength;
-  const rest: Uint8Array[] = [];
-  for (const view of views) {
-    if (skip < view.length) rest.push(view.subarray(skip));
-    skip = Math.max(0, skip - view.length);
-  }
-  return rest;
 }
 
 /** Makes names of a folder durable. File systems that cannot sync a folder do so by themselves or never. */

@@ -39,13 +39,7 @@ export interface PlanInput {
   readonly logitsBytes: number;
 }
 
-/** The share of the free memory that is used when no budget is given: the rest keeps the machine usable. */
-const FREE_SHARE = 0.8;
-
-/** What this process may use now: free memory, and no more than a container's limit. */
-export function defaultBudgetBytes(): number {
-  return Math.floor(process.availableMemory() * FREE_SHARE);
-}
+export { defaultBudgetBytes } from './budget.ts';
 
 export function defaultThreads(): number {
   return availableParallelism();

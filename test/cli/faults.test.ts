@@ -7,7 +7,9 @@ import { faultyReadsEnv, runCli, temporaryFolder } from '../support/cli.js';
 import { withEngine } from '../support/engine.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
 
-const GENERATE = ['generate', '-m', BUILT_IN_MODEL, '--temp', '0', '--readers', '4', '-n', '20', 'tar'];
+/** Preloading reaches pread, not io_uring: that engine's faults come from files that really change, below. */
+const THREADS = ['--io-engine', 'threads', '--readers', '4'];
+const GENERATE = ['generate', '-m', BUILT_IN_MODEL, '--temp', '0', ...THREADS, '-n', '20', 'tar'];
 const linux = process.platform === 'linux';
 
 /** The bytes of one matrix of all experts of a layer, from its second page on: what lies before is read with it. */
@@ -60,25 +62,28 @@ describe('files that change', () => {
     expect(run.stderr).toMatch(/ends at byte \d+, the file has 20000000.*MODEL_INVALID/);
   });
 
-  it('a file that shrinks while it is used ends the generation, and the engine can still be closed', async () => {
-    const path = join(temporaryFolder(), 'shrinking.gguf');
-    copyFileSync(BUILT_IN_MODEL, path);
-    await withEngine({ model: path }, async (engine) => {
-      const pieces: string[] = [];
-      const generation = engine.generate('Write about everything', { temperature: 1, seed: 3 });
-      const began = performance.now();
-      await expect(async () => {
-        for await (const piece of generation) {
-          pieces.push(piece.text);
-          if (pieces.length === 2) truncateSync(path, 12_000_000);
-        }
-      }).rejects.toMatchObject({
-        code: 'READ_SHORT',
-        message: /shrinking\.gguf at byte \d+ \(expert \d+ of layer \d+\)/,
+  it.each(['threads', 'uring'] as const)(
+    'a file that shrinks while it is used ends the generation: %s',
+    async (ioEngine) => {
+      const path = join(temporaryFolder(), 'shrinking.gguf');
+      copyFileSync(BUILT_IN_MODEL, path);
+      await withEngine({ model: path, ioEngine }, async (engine) => {
+        const pieces: string[] = [];
+        const generation = engine.generate('Write about everything', { temperature: 1, seed: 3 });
+        const began = performance.now();
+        await expect(async () => {
+          for await (const piece of generation) {
+            pieces.push(piece.text);
+            if (pieces.length === 2) truncateSync(path, 12_000_000);
+          }
+        }).rejects.toMatchObject({
+          code: 'READ_SHORT',
+          message: /shrinking\.gguf at byte \d+ \(expert \d+ of layer \d+\)/,
+        });
+        expect(performance.now() - began).toBeLessThan(5000);
       });
-      expect(performance.now() - began).toBeLessThan(5000);
-    });
-  });
+    },
+  );
 
   it('a file that is deleted while it is used goes on working', async () => {
     const path = join(temporaryFolder(), 'deleted.gguf');

@@ -41,6 +41,25 @@ describe('the same bits whatever', () => {
   it.each([1, 2, 7, 64, 90, 256])('chunks of %i', (chunk) => expectSame({ chunk }));
   it.each([1, 2, 3])('%i threads', (threads) => expectSame({ threads }));
 
+  it.each(['threads', 'uring'] as const)(
+    'read engine %s, in every mode, window and depth',
+    async (ioEngine) => {
+      await expectSame({ ioEngine, io: 'direct', window: 0 });
+      await expectSame({ ioEngine, io: 'buffered', window: 1, split: 1 });
+      await expectSame({ ioEngine, window: 3, split: 5, readers: 16, queueDepth: 15 });
+      await expectSame({ ioEngine, window: 0, queueDepth: 1, readers: 1 });
+    },
+  );
+
+  it.each(['lru', 'lfru', 's3fifo'] as const)(
+    'cache policy %s, with a slab of a tenth of the experts',
+    async (cachePolicy) => {
+      const options = { cachePolicy, chunk: 8 };
+      const memory = (await smallestWith(options)) + 2_000_000;
+      for (const predict of ['none', 'temporal'] as const) await expectSame({ ...options, memory, predict });
+    },
+  );
+
   it('the smallest slab that works, in chunks whose experts do not fit it', async () => {
     for (const chunk of [1, 64]) {
       // The smallest budget depends on the chunk, whose scratch memory counts.

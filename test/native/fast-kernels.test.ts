@@ -76,17 +76,16 @@ interface Case {
 }
 
 class Problem {
+  readonly format: Format;
+  readonly shape: Case;
   readonly weights: Uint8Array;
   readonly values: Float32Array;
   readonly activations: Float32Array;
 
-  constructor(
-    readonly format: Format,
-    readonly shape: Case,
-    seed = 1,
-    /** The weights start at this byte of a larger memory, and end at its end. */
-    startByte = 1,
-  ) {
+  /** The weights start at `startByte` of a larger memory, and end at its end. */
+  constructor(format: Format, shape: Case, seed = 1, startByte = 1) {
+    this.format = format;
+    this.shape = shape;
     const random = new Random(`${format.name} ${shape.cols} ${seed}`);
     const blocks = randomBlocks(format.name, 0.02, (shape.rows * shape.cols) / format.block, random);
     const memory = new Uint8Array(blocks.length + startByte);

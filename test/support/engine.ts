@@ -1,9 +1,9 @@
 /** Running the real engine in tests. */
 import { type Engine, type GenerateOptions, type OpenOptions, open, type Prompt } from '../../dist/index.js';
 
-/** Opens an engine, does the work, and closes it whatever happens. */
+/** Opens an engine in exact precision, does the work, and closes it whatever happens. */
 export async function withEngine<T>(options: OpenOptions, work: (engine: Engine) => Promise<T>): Promise<T> {
-  const engine = await open({ readers: 4, ...options });
+  const engine = await open({ readers: 4, precision: 'exact', ...options });
   try {
     return await work(engine);
   } finally {

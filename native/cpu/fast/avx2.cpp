@@ -1,4 +1,5 @@
 // The products for AVX2 with F16C (Haswell, Zen and later), entered only where the processor has them.
+#include "avx2_iq.h"
 #include "avx2_unpack.h"
 #include "one_sum.h"
 #include "sets.h"
@@ -17,7 +18,13 @@ namespace {
   return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
-// (a0+a1+.., b.., ) one step of a tree that ends in one sum per vector.
+[[gnu::always_inline]] inline std::int32_t sum_of_lanes(__m256i lanes) {
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+
+// Steps of a tree that ends in one sum per vector.
 [[gnu::always_inline]] inline __m256i fold32(__m256i a, __m256i b) {
   return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
 }
@@ -49,7 +56,7 @@ struct Avx2 {
 
   template <TensorType kType>
   [[gnu::always_inline]] static void unpack_blocks(const std::uint8_t* from, std::size_t count, EightBlocks& blocks) {
-    unpack_eight<kType>(from, count, blocks);
+    put_blocks<kType>(from, count, blocks);
   }
 
   [[gnu::always_inline]] static std::int32_t scaled(const std::int8_t* codes, const std::int16_t* scales,
@@ -63,9 +70,11 @@ struct Avx2 {
       const __m256i pairs = pair_products(load_as<__m256i>(codes + 32 * b), load_as<__m256i>(input + 32 * b));
       sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, spread));
     }
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+    return sum_of_lanes(sums);
+  }
+
+  [[gnu::always_inline]] static std::int32_t minimum(const std::int16_t* mins, const std::int16_t* sums) {
+    return sum_of_lanes(_mm256_madd_epi16(load_as<__m256i>(mins), load_as<__m256i>(sums)));
   }
 
   [[gnu::always_inline]] static void eight(const std::int8_t* codes, const std::int8_t* input, std::int32_t* sums) {
@@ -82,8 +91,30 @@ struct Avx2 {
   }
 };
 
+// IQ3_XXS with one input.
+void multiply_iq3_xxs(const Tile& tile) {
+  using Format = SuperFormat<TensorType::IQ3_XXS>;
+  if (tile.input_count > 1) return multiply_super<TensorType::IQ3_XXS, Avx2>(tile);
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    const std::uint8_t* at = tile.weights + r * tile.row_bytes;
+    float sum = 0;
+    for (std::size_t k = 0; k < tile.cols / 256; ++k, at += Format::kBytes) {
+      fetch_ahead(at, 2048, Format::kBytes);
+      const NaturalUnit& unit = natural_unit(tile, 0, k);
+      const std::int32_t product = sum_of_lanes(Avx2Format<TensorType::IQ3_XXS>::dot(at, unit.codes));
+      sum += static_cast<float>(product) * (half_at(at) * 0.25f) * unit.scale[0];
+    }
+    tile.out[r] = sum;
+  }
+}
+
+TypeKernel kernel_of(TensorType type) {
+  if (type == TensorType::IQ3_XXS) return {InputForm::kBlocks256, multiply_iq3_xxs};
+  return one_sum_kernel<Avx2>(type);
+}
+
 }  // namespace
 
-const ProductKernels kAvx2Products{"avx2", prepare_natural, one_sum_kernel<Avx2>, gate_values};
+const ProductKernels kAvx2Products{"avx2", prepare_natural, kernel_of, gate_values};
 
 }  // namespace moestream::cpu

@@ -19,15 +19,49 @@ struct Avx2Format : SuperFormat<kType> {};
   return _mm256_and_si256(bytes, _mm256_set1_epi8(15));
 }
 
+// Each of eight bytes to two of sixteen 16-bit lanes.
+[[gnu::always_inline]] inline void put_twice(std::int16_t* lanes, std::uint64_t bytes) {
+  const __m128i eight = _mm_cvtsi64_si128(static_cast<long long>(bytes));
+  const __m256i sixteen = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(eight, eight));
+  std::memcpy(lanes, &sixteen, sizeof sixteen);
+}
+
+[[gnu::always_inline]] inline void put_header_k(const std::uint8_t* block, SuperBlock& out) {
+  const ScaleBytes bytes = scale_bytes_k(block + 4);
+  put_twice(out.scales, bytes.scales);
+  put_twice(out.mins, bytes.mins);
+  out.d = half_at(block);
+  out.dmin = half_at(block + 2);
+}
+
 // Q4_K: 32 bytes hold two blocks, low nibbles first.
 template <>
 struct Avx2Format<TensorType::Q4_K> {
   [[gnu::always_inline]] static void unpack(const std::uint8_t* block, SuperBlock& out) {
-    unpack_header_k(block, out);
+    put_header_k(block, out);
     for (int pair = 0; pair < 4; ++pair) {
       const __m256i bytes = load_as<__m256i>(block + 16 + 32 * pair);
       put(out.codes + 64 * pair, nibbles(bytes));
       put(out.codes + 64 * pair + 32, nibbles(_mm256_srli_epi16(bytes, 4)));
+    }
+  }
+};
+
+// Q5_K: bit b of the byte of a value's place is the fifth bit of block b.
+template <>
+struct Avx2Format<TensorType::Q5_K> {
+  [[gnu::always_inline]] static void unpack(const std::uint8_t* block, SuperBlock& out) {
+    put_header_k(block, out);
+    const __m256i high = load_as<__m256i>(block + 16);
+    for (int pair = 0; pair < 4; ++pair) {
+      const __m256i bytes = load_as<__m256i>(block + 48 + 32 * pair);
+      const __m256i halves[2] = {nibbles(bytes), nibbles(_mm256_srli_epi16(bytes, 4))};
+      for (int h = 0; h < 2; ++h) {
+        const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << (2 * pair + h)));
+        const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit);
+        const __m256i fifth = _mm256_and_si256(set, _mm256_set1_epi8(16));
+        put(out.codes + 64 * pair + 32 * h, _mm256_or_si256(halves[h], fifth));
+      }
     }
   }
 };
@@ -76,50 +110,80 @@ struct Avx2Format<TensorType::IQ4_XS> {
   }
 };
 
-// Eight times four 7-bit fields: each to a byte of its own, and the eighth bit so that the number of ones is even.
-[[gnu::always_inline]] inline __m256i sign_bytes(__m256i packed) {
-  const auto field = [packed](int shift, int mask) {
-    return _mm256_and_si256(_mm256_slli_epi32(packed, shift), _mm256_set1_epi32(mask));
-  };
-  const __m256i sevens = _mm256_or_si256(_mm256_or_si256(field(0, 0x7f), field(1, 0x7f00)),
-                                         _mm256_or_si256(field(2, 0x7f0000), field(3, 0x7f000000)));
-  const __m256i folded = nibbles(_mm256_xor_si256(sevens, _mm256_srli_epi16(sevens, 4)));
-  constexpr char kOdd = -128;
-  const __m256i parity = _mm256_setr_epi8(0, kOdd, kOdd, 0, kOdd, 0, 0, kOdd, kOdd, 0, 0, kOdd, 0, kOdd, kOdd, 0,  //
-                                          0, kOdd, kOdd, 0, kOdd, 0, 0, kOdd, kOdd, 0, 0, kOdd, 0, kOdd, kOdd, 0);
-  return _mm256_or_si256(sevens, _mm256_shuffle_epi8(parity, folded));
-}
-
-// Bit i of `signs` negates byte i.
-[[gnu::always_inline]] inline __m256i with_signs(__m256i magnitudes, std::uint32_t signs) {
+// All ones in byte i where bit i is set.
+[[gnu::always_inline]] inline __m256i bytes_of_bits(std::uint32_t bits) {
   const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
   const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
-  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(signs)), byte_of);
-  const __m256i negative = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of), bit_of);
-  return _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+  const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of);
+  return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of), bit_of);
 }
 
+// Q3_K: bit pairs as in Q2_K, and bit b of the byte of a value's place is its third bit.
 template <>
-struct Avx2Format<TensorType::IQ3_XXS> {
+struct Avx2Format<TensorType::Q3_K> {
   [[gnu::always_inline]] static void unpack(const std::uint8_t* block, SuperBlock& out) {
-    const __m256i packed = load_as<__m256i>(block + 66);
-    alignas(32) std::uint32_t signs[8];
-    const __m256i all_signs = sign_bytes(packed);
-    std::memcpy(signs, &all_signs, sizeof signs);
-    const auto quad = [block](int m) { return load_as<std::int32_t>(kBytesIq3Xxs.entries[block[2 + m]]); };
+    const __m256i high = load_as<__m256i>(block);
     for (int b = 0; b < 8; ++b) {
-      const int m = 8 * b;
-      const __m256i magnitudes = _mm256_setr_epi32(quad(m), quad(m + 1), quad(m + 2), quad(m + 3), quad(m + 4),
-                                                   quad(m + 5), quad(m + 6), quad(m + 7));
-      put(out.codes + 32 * b, with_signs(magnitudes, signs[b]));
+      const __m256i plane = load_as<__m256i>(block + 32 + 32 * (b / 4));
+      const __m256i two = _mm256_and_si256(_mm256_srli_epi16(plane, 2 * (b % 4)), _mm256_set1_epi8(3));
+      const __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << b));
+      const __m256i clear = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), _mm256_setzero_si256());
+      put(out.codes + 32 * b, _mm256_sub_epi8(two, _mm256_and_si256(clear, _mm256_set1_epi8(4))));
     }
-    // 2 s + 1 with s in the top four bits, in both halves of a lane.
-    const __m256i scale = _mm256_or_si256(_mm256_srli_epi32(packed, 27), _mm256_set1_epi32(1));
-    const __m256i twice = _mm256_or_si256(scale, _mm256_slli_epi32(scale, 16));
-    std::memcpy(out.scales, &twice, sizeof twice);
-    out.d = half_at(block) * 0.25f;
+    unpack_scales_q3(block + 96, out.scales);
+    out.d = half_at(block + 108);
   }
 };
+
+// ---- Blocks of 32
+
+// Half floats at the same place of eight blocks.
+template <std::size_t kStride>
+[[gnu::always_inline]] inline void put_halves(float* values, const std::uint8_t* first) {
+  std::uint16_t halves[8];
+  for (std::size_t b = 0; b < 8; ++b) halves[b] = load_as<std::uint16_t>(first + b * kStride);
+  const __m256 floats = _mm256_cvtph_ps(load_as<__m128i>(halves));
+  std::memcpy(values, &floats, sizeof floats);
+}
+
+// 16 bytes of nibbles: the low ones are the first half of the block.
+[[gnu::always_inline]] inline __m256i nibble_block(const std::uint8_t* from) {
+  const __m128i bytes = load_as<__m128i>(from);
+  return nibbles(_mm256_inserti128_si256(_mm256_castsi128_si256(bytes), _mm_srli_epi16(bytes, 4), 1));
+}
+
+template <TensorType kType>
+[[gnu::always_inline]] inline __m256i codes_of_block(const std::uint8_t* block) {
+  if constexpr (kType == TensorType::Q8_0) return load_as<__m256i>(block + 2);
+  if constexpr (kType == TensorType::Q4_0) return _mm256_sub_epi8(nibble_block(block + 2), _mm256_set1_epi8(8));
+  if constexpr (kType == TensorType::Q4_1) return nibble_block(block + 4);
+  if constexpr (kType == TensorType::Q5_0 || kType == TensorType::Q5_1) {
+    constexpr bool kSigned = kType == TensorType::Q5_0;
+    const __m256i four = nibble_block(block + (kSigned ? 6 : 8));
+    const __m256i set = bytes_of_bits(load_as<std::uint32_t>(block + (kSigned ? 2 : 4)));
+    const __m256i code = _mm256_or_si256(four, _mm256_and_si256(set, _mm256_set1_epi8(16)));
+    return kSigned ? _mm256_sub_epi8(code, _mm256_set1_epi8(16)) : code;
+  }
+  if constexpr (kType == TensorType::MXFP4) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_as<__m128i>(kCodesMxfp4)), nibble_block(block + 1));
+  }
+  if constexpr (kType == TensorType::IQ4_NL) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_as<__m128i>(kCodesIq4)), nibble_block(block + 2));
+  }
+}
+
+template <TensorType kType>
+[[gnu::always_inline]] inline void put_blocks(const std::uint8_t* from, std::size_t count, EightBlocks& out) {
+  constexpr std::size_t kBytes = BlockFormat<kType>::kBytes;
+  if (count < 8) return unpack_eight<kType>(from, count, out);
+  for (std::size_t b = 0; b < 8; ++b) put(out.codes + 32 * b, codes_of_block<kType>(from + b * kBytes));
+  if constexpr (kType == TensorType::MXFP4) {
+    for (std::size_t b = 0; b < 8; ++b) out.d[b] = mxfp4_scale(from[b * kBytes]);
+  } else {
+    put_halves<kBytes>(out.d, from);
+  }
+  if constexpr (BlockFormat<kType>::kMins) put_halves<kBytes>(out.m, from + 2);
+}
 
 }  // namespace
 }  // namespace moestream::cpu

@@ -94,7 +94,10 @@ void super_one_input(const Tile& tile) {
     const std::uint8_t* at[4];
     for (std::size_t j = 0; j < 4; ++j) at[j] = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;
     __m128 total = _mm_setzero_ps();
+    const std::uint8_t* const first_row = at[0];
     for (std::size_t k = 0; k < units; ++k) {
+      // The next four rows, an equal part of them at every step.
+      fetch_ahead(first_row + 4 * k * Format::kBytes, 4 * tile.row_bytes, 4 * Format::kBytes);
       const PlanarUnit& unit = planar_unit(tile, 0, k);
       __m512i sums[4];
       __m512i minimums[4];
@@ -222,7 +225,9 @@ void eights_one_input(const Tile& tile) {
   for (std::size_t r = 0; r < tile.rows; r += 4) {
     const std::size_t here = smaller(4, tile.rows - r);
     __m512 lanes[4] = {};
+    const std::uint8_t* const first_row = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; 8 * k < blocks; ++k) {
+      fetch_ahead(first_row + 32 * k * Format::kBytes, 4 * tile.row_bytes, 32 * Format::kBytes);
       const PlanarUnit& unit = planar_unit(tile, 0, k);
       for (std::size_t j = 0; j < 4; ++j) {
         const std::uint8_t* const row = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;

@@ -26,6 +26,12 @@ struct Portable {
     return sum;
   }
 
+  static std::int32_t minimum(const std::int16_t* mins, const std::int16_t* sums) {
+    std::int32_t sum = 0;
+    for (int s = 0; s < 16; ++s) sum += mins[s] * sums[s];
+    return sum;
+  }
+
   static void eight(const std::int8_t* codes, const std::int8_t* input, std::int32_t* sums) {
     for (int b = 0; b < 8; ++b) {
       std::int32_t sum = 0;
