@@ -50,8 +50,7 @@ function names<T extends string>(choices: readonly T[]): (text: string) => reado
   return (text) =>
     text.split(',').map((name) => {
       const found = choices.find((choice) => choice === name.trim());
-      if (found === undefined)
-        throw new InvalidArgumentError(`"${name}" is none of ${choices.join(', ')}.`);
+      if (found === undefined) throw new InvalidArgumentError(`"${name}" is none of ${choices.join(', ')}.`);
       return found;
     });
 }
@@ -60,12 +59,13 @@ export function addDiskbench(program: Command, interruption: () => Interruption)
   program
     .command('diskbench')
     .description('measure a disk as the engine reads it; writes nothing but its result')
-    .argument('[path]', 'a model, or any large file, on the disk (default: the built-in model, which is small)')
+    .argument(
+      '[path]',
+      'a model, or any large file, on the disk (default: the built-in model, which is small)',
+    )
     .option('--quick', 'about 15 seconds instead of 60')
     .option('--seconds <n>', 'time per setting', number)
-    .addOption(
-      new Option('--engines <list>', `of ${READ_ENGINES.join(', ')}`).argParser(names(READ_ENGINES)),
-    )
+    .addOption(new Option('--engines <list>', `of ${READ_ENGINES.join(', ')}`).argParser(names(READ_ENGINES)))
     .addOption(new Option('--io <list>', `of ${DISK_IO_MODES.join(', ')}`).argParser(names(DISK_IO_MODES)))
     .option('--splits <list>', 'chunks per expert, such as 1,2,4', numbers)
     .option('--readers <list>', 'reader threads, such as 4,16', numbers)
@@ -89,7 +89,11 @@ function settingsOf({ engines, io, splits, readers, window, quick }: DiskbenchFl
   return Object.keys(lists).length === 0 ? defaultSettings(quick === true) : combinedSettings(lists);
 }
 
-function workloadOf(path: string | undefined, flags: DiskbenchFlags, notice: (text: string) => void): Workload {
+function workloadOf(
+  path: string | undefined,
+  flags: DiskbenchFlags,
+  notice: (text: string) => void,
+): Workload {
   if (path === undefined) notice('measuring with the built-in model, which is small; name a larger file');
   return openWorkload(path ?? BUILT_IN_MODEL, {
     ...(flags.expertBytes === undefined ? {} : { expertBytes: flags.expertBytes }),

@@ -226,7 +226,9 @@ function possibleSettings(rig: Rig, { settings, notice }: MeasureOptions): reado
   const io = loadIo();
   const refusal = io.uringRefusal();
   if (refusal !== 0 && settings.some((setting) => setting.engine === 'uring')) {
-    notice(`without io_uring (${process.platform === 'linux' ? io.errnoName(refusal) : 'only Linux has it'})`);
+    notice(
+      `without io_uring (${process.platform === 'linux' ? io.errnoName(refusal) : 'only Linux has it'})`,
+    );
   }
   const refused = DISK_IO_MODES.filter((mode) => {
     if (!settings.some((setting) => setting.io === mode)) return false;
@@ -289,7 +291,9 @@ export async function measureDisk(workload: Workload, options: MeasureOptions): 
     if (options.computing) spinners = await Spinners.start();
     const { found, idleRates } = await runRounds(rig, settings, options, spinners);
     const points = markImplausible(
-      settings.map((setting, index) => pointOf(setting, found[index]!.turns, found[index]!.computeRates, idleRates)),
+      settings.map((setting, index) =>
+        pointOf(setting, found[index]!.turns, found[index]!.computeRates, idleRates),
+      ),
     );
     warnAfter(points, notice);
     return {

@@ -63,6 +63,10 @@ const EXPERTS_MAX = 65536;
 const EXPERTS_PER_TOKEN_MAX = 256;
 const CONTEXT_MAX = 1 << 24;
 const CONV_KERNEL_MAX = 64;
+/** ggml's number for a softmax router. */
+const GATING_SOFTMAX = 1;
+/** Below this a norm of zeros divides by nothing; models use 1e-6. */
+const RMS_EPSILON_MIN = 1e-12;
 const ROPE_THETA_DEFAULT = 10_000;
 const ATTENTION_INTERVAL_DEFAULT = 4;
 
@@ -119,6 +123,27 @@ class Keys {
       (name) => this.optionalNumber(name, 0, Number.MAX_VALUE) ?? 1,
     );
     return factors.every((factor) => factor === 0 || factor === 1) ? undefined : 'linear';
+  }
+
+  /** Settings that change what the router does, and that no model of this family uses. */
+  refuseOtherRouting(): void {
+    const { metadata } = this.gguf;
+    const scale = metadata.optionalNumber(this.key('expert_weights_scale'), -1e6, 1e6);
+    const gating = metadata.optionalInteger(this.key('expert_gating_func'), 0, 255);
+    const groups = metadata.optionalInteger(this.key('expert_group_count'), 0, EXPERTS_MAX);
+    const problem =
+      scale !== undefined && scale !== 0 && scale !== 1
+        ? `expert_weights_scale is ${scale}`
+        : gating !== undefined && gating !== GATING_SOFTMAX && gating !== 0
+          ? `expert_gating_func is ${gating}`
+          : groups !== undefined && groups > 1
+            ? `expert_group_count is ${groups}`
+            : undefined;
+    if (problem === undefined) return;
+    throw new MoestreamError(
+      'MODEL_UNSUPPORTED',
+      `${this.gguf.files[0]!.path}: ${problem}, which is not supported`,
+    );
   }
 
   /** Any scaling of RoPE changes the positions, so a model that asks for it must not run without. */
@@ -178,13 +203,35 @@ function readDelta(
   return { deltaKeyHeads, deltaValueHeads, deltaHeadDim, convKernel, tiledValueHeads };
 }
 
+/**
+ * With interleaved sections (t, h, w) every rotary pair must belong to one of the three, which have the same position
+ * for text; a pair that belongs to none would not rotate at all.
+ */
+function refuseUnplacedPairs(gguf: Gguf, keys: Keys, rotaryDims: number): void {
+  const key = keys.key('rope.dimension_sections');
+  const sections = gguf.metadata.has(key) ? gguf.metadata.optionalIntegers(key, 0, HEAD_DIM_MAX) : undefined;
+  if (sections === undefined || sections.every((size) => size === 0)) return;
+  const cycle = sections.reduce((sum, size) => sum + size, 0);
+  for (let pair = 0; pair < rotaryDims / 2; pair++) {
+    const within = pair % cycle;
+    if (within < 3 * (sections[within % 3] ?? 0)) continue;
+    throw new MoestreamError(
+      'MODEL_UNSUPPORTED',
+      `${gguf.files[0]!.path}: "${key}" ${sections.join(', ')} leaves rotary pair ${pair} without a position`,
+    );
+  }
+}
+
 function readAttention(
   gguf: Gguf,
   keys: Keys,
   hidden: number,
 ): Pick<Hyperparameters, 'heads' | 'kvHeads' | 'headDim' | 'rotaryDims' | 'ropeTheta' | 'gatedAttention'> {
   const heads = keys.uniform('attention.head_count', HEADS_MAX);
-  const kvHeads = keys.uniform('attention.head_count_kv', HEADS_MAX);
+  // Without the key every head has its own, as in llama.cpp.
+  const kvHeads = gguf.metadata.has(keys.key('attention.head_count_kv'))
+    ? keys.uniform('attention.head_count_kv', HEADS_MAX)
+    : heads;
   if (heads % kvHeads !== 0) {
     throw gguf.metadata.invalid(
       keys.key('attention.head_count'),
@@ -206,6 +253,7 @@ function readAttention(
     );
   }
   const rotaryDims = keys.optionalInteger('rope.dimension_count', 2, headDim) ?? headDim;
+  refuseUnplacedPairs(gguf, keys, rotaryDims);
   if (rotaryDims % 2 !== 0) {
     throw gguf.metadata.invalid(keys.key('rope.dimension_count'), `is ${rotaryDims}, it must be even`);
   }
@@ -217,6 +265,20 @@ function readAttention(
     ropeTheta: keys.optionalNumber('rope.freq_base', 1, 1e12) ?? ROPE_THETA_DEFAULT,
     gatedAttention: keys.architecture !== 'qwen3moe',
   };
+}
+
+/** A shared expert that the metadata does not mention is still there: skipping it would answer wrongly. */
+function readSharedWidth(gguf: Gguf, keys: Keys): number {
+  const width = keys.optionalInteger('expert_shared_feed_forward_length', 0, WIDTH_MAX);
+  const actual = gguf.tensors.get('blk.0.ffn_gate_shexp.weight')?.shape[1] ?? 0;
+  if (width === undefined) return actual;
+  if (width === 0 && actual > 0) {
+    throw gguf.metadata.invalid(
+      keys.key('expert_shared_feed_forward_length'),
+      `is 0, the file has one of ${actual}`,
+    );
+  }
+  return width;
 }
 
 /** The vocabulary is what the embedding has rows for: a tokenizer may know fewer tokens. */
@@ -238,6 +300,7 @@ export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyper
   const { metadata } = gguf;
   const keys = new Keys(gguf);
   keys.refuseRopeScaling();
+  keys.refuseOtherRouting();
   const blocks = keys.integer('block_count', LAYERS_MAX);
   const layers = blocks - (keys.optionalInteger('nextn_predict_layers', 0, MTP_LAYERS_MAX) ?? 0);
   if (layers < 1)
@@ -266,7 +329,7 @@ export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyper
     hidden,
     vocabulary: readVocabulary(gguf),
     contextLength: keys.integer('context_length', CONTEXT_MAX),
-    rmsEpsilon: metadata.number(keys.key('attention.layer_norm_rms_epsilon'), 0, 1),
+    rmsEpsilon: metadata.number(keys.key('attention.layer_norm_rms_epsilon'), RMS_EPSILON_MIN, 1),
     attentionLayers: layerKinds(gguf, keys, layers),
     ...readAttention(gguf, keys, hidden),
     ...readDelta(gguf, keys),
@@ -274,7 +337,7 @@ export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyper
     trainedExpertsPerToken,
     expertsPerToken: override,
     expertWidth: keys.uniform('expert_feed_forward_length', WIDTH_MAX),
-    sharedWidth: keys.optionalInteger('expert_shared_feed_forward_length', 0, WIDTH_MAX) ?? 0,
+    sharedWidth: readSharedWidth(gguf, keys),
     sampling: {
       temperature: metadata.optionalNumber('general.sampling.temp', 0, 100),
       topK: metadata.optionalInteger('general.sampling.top_k', 0, 2 ** 31 - 1),

@@ -74,7 +74,18 @@ class Mapper {
     if (this.has(-1, 'output.weight')) this.matrix(-1, 'output.weight', hidden, vocabulary);
     for (let layer = 0; layer < layers; layer++) this.mapLayer(layer);
     const unused = [...this.gguf.tensors.keys()].filter((name) => !this.used.has(name));
+    this.refuseBiases(unused);
     return { dense: this.dense, experts: this.experts, expertTensors: this.expertTensors, unused };
+  }
+
+  /** A bias that is left out gives other numbers; no model of this family has one. */
+  private refuseBiases(unused: readonly string[]): void {
+    const pattern = /^blk\.(\d+)\.(.+\.bias)$/;
+    for (const name of unused) {
+      const found = pattern.exec(name);
+      if (found === null || Number(found[1]) >= this.model.layers) continue;
+      throw this.unsupported(Number(found[1]), found[2]!, 'is a bias, which is not supported');
+    }
   }
 
   private mapLayer(layer: number): void {

@@ -53,7 +53,11 @@ describe('a template of another file', () => {
   });
 
   it.each([
-    ['raises an exception', "{{ raise_exception('System message must be first') }}", 'System message must be first'],
+    [
+      'raises an exception',
+      "{{ raise_exception('System message must be first') }}",
+      'System message must be first',
+    ],
     ['does not parse', '{% for message in messages %}{{ message', ''],
     ['has an unknown tag', '{% nonsense %}', ''],
     ['calls what is no function', '{{ messages() }}', ''],
@@ -80,7 +84,17 @@ describe('a template of another file', () => {
   });
 
   it('that is no text is MODEL_INVALID', () => {
-    const path = files.write('model.gguf', buildGguf({ metadata: { 'tokenizer.chat_template': u32(1) } }).bytes);
-    expect(() => renderChat(readGguf(path), [QUESTION])).toThrow(/"tokenizer.chat_template" is u32, not a string/);
+    const path = files.write(
+      'model.gguf',
+      buildGguf({ metadata: { 'tokenizer.chat_template': u32(1) } }).bytes,
+    );
+    expect(() => renderChat(readGguf(path), [QUESTION])).toThrow(
+      /"tokenizer.chat_template" is u32, not a string/,
+    );
+  });
+
+  it('that never ends is ended', () => {
+    const loop = '{% for i in range(3000) %}{% for j in range(3000) %}{{ i * j }}{% endfor %}{% endfor %}';
+    expect(() => renderChat(withTemplate(loop), [QUESTION])).toThrow(/its chat template fails: .*timed out/);
   });
 });

@@ -31,10 +31,7 @@ function changed(model: ModelSpec, changes: Changes): ModelSpec {
 }
 
 function read(model: ModelSpec, expertsPerToken?: number): Hyperparameters {
-  return readHyperparameters(
-    readGguf(files.write('model.gguf', buildModel(model).bytes)),
-    expertsPerToken,
-  );
+  return readHyperparameters(readGguf(files.write('model.gguf', buildModel(model).bytes)), expertsPerToken);
 }
 
 const MTP_LAYER = SMALL.layers;
@@ -147,7 +144,9 @@ describe('the other architectures', () => {
     expect(() => read(changed(smallModel('qwen3moe'), { 'general.architecture': string(name) }))).toThrow(
       expect.objectContaining({
         code: 'MODEL_UNSUPPORTED',
-        message: expect.stringContaining(`is a "${name}" model; this build runs qwen35moe, qwen3next, qwen3moe`),
+        message: expect.stringContaining(
+          `is a "${name}" model; this build runs qwen35moe, qwen3next, qwen3moe`,
+        ),
       }),
     );
   });
@@ -189,7 +188,9 @@ describe('values that a file may leave out or write otherwise', () => {
       read(changed(smallModel('qwen35moe'), { [key]: values })).attentionLayers;
     expect(layers(array('bool', [true, false, true, false]))).toEqual(Uint8Array.of(0, 1, 0, 1));
     expect(layers(array('u32', [0, 1, 1, 1, 0]))).toEqual(Uint8Array.of(1, 0, 0, 0));
-    expect(() => layers(array('bool', [true, true, true]))).toThrow(/recurrent_layers" has 3 entries for 4 layers/);
+    expect(() => layers(array('bool', [true, true, true]))).toThrow(
+      /recurrent_layers" has 3 entries for 4 layers/,
+    );
     expect(() => layers(array('i32', [0, 1, 2, 1]))).toThrow(/recurrent_layers\[2\]" is 2/);
     expect(() => layers(u32(1))).toThrow(/recurrent_layers" is a single u32/);
   });
@@ -320,7 +321,10 @@ describe('a bad value is named with its key', () => {
   it('value heads of another size than key heads', () => {
     const model = changed(smallModel('qwen35moe'), { 'qwen35moe.attention.value_length': u32(16) });
     expect(() => read(model)).toThrow(
-      expect.objectContaining({ code: 'MODEL_UNSUPPORTED', message: expect.stringContaining('value heads of 16') }),
+      expect.objectContaining({
+        code: 'MODEL_UNSUPPORTED',
+        message: expect.stringContaining('value heads of 16'),
+      }),
     );
   });
 
@@ -328,5 +332,46 @@ describe('a bad value is named with its key', () => {
     const model = smallModel('qwen35moe');
     model.tensors.delete('token_embd.weight');
     expect(() => read(model)).toThrow(/"token_embd.weight" is missing/);
+  });
+});
+
+describe('what would answer wrongly if it were ignored', () => {
+  const unsupported = (text: string) =>
+    expect.objectContaining({ code: 'MODEL_UNSUPPORTED', message: expect.stringContaining(text) });
+
+  it.each([
+    ['expert_weights_scale', f32(2.5), 'expert_weights_scale is 2.5'],
+    ['expert_gating_func', u32(2), 'expert_gating_func is 2'],
+    ['expert_group_count', u32(4), 'expert_group_count is 4'],
+  ] as const)('%s is refused', (name, value, text) => {
+    const model = changed(smallModel('qwen35moe'), { [`qwen35moe.${name}`]: value });
+    expect(() => read(model)).toThrow(unsupported(text));
+  });
+
+  it('a shared expert that the metadata leaves out is still there', () => {
+    const key = 'qwen35moe.expert_shared_feed_forward_length';
+    const width = read(smallModel('qwen35moe')).sharedWidth;
+    expect(width).toBeGreaterThan(0);
+    expect(read(changed(smallModel('qwen35moe'), { [key]: undefined })).sharedWidth).toBe(width);
+    expect(() => read(changed(smallModel('qwen35moe'), { [key]: u32(0) }))).toThrow(
+      /is 0, the file has one of/,
+    );
+  });
+
+  it('rotary sections that leave a pair without a position', () => {
+    const key = 'qwen35moe.rope.dimension_sections';
+    expect(() => read(changed(smallModel('qwen35moe'), { [key]: array('i32', [1, 0, 0, 9]) }))).toThrow(
+      unsupported('leaves rotary pair'),
+    );
+    expect(
+      read(changed(smallModel('qwen35moe'), { [key]: array('i32', [0, 0, 0, 0]) })).rotaryDims,
+    ).toBeGreaterThan(0);
+  });
+
+  it('without a number of KV heads every head has its own', () => {
+    const { heads, kvHeads } = read(
+      changed(smallModel('qwen3moe'), { 'qwen3moe.attention.head_count_kv': undefined }),
+    );
+    expect(kvHeads).toBe(heads);
   });
 });

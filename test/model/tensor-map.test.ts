@@ -48,7 +48,10 @@ const fullName = (tensor: { name: string; layer: number }): string =>
 
 /** [begin, end) of everything that a map points to, by file. */
 function rangesOf({ dense, experts }: TensorMap, count: number): [number, number][] {
-  const ranges = dense.map((each): [number, number] => [each.offsetBytes, each.offsetBytes + each.byteLength]);
+  const ranges = dense.map((each): [number, number] => [
+    each.offsetBytes,
+    each.offsetBytes + each.byteLength,
+  ]);
   for (const layer of experts) {
     for (const matrix of [layer.gate, layer.up, layer.down]) {
       for (let expert = 0; expert < count; expert++) {
@@ -162,7 +165,9 @@ describe('fused tensors', () => {
     expect(union(rangesOf(mapped, SMALL.experts))).toEqual(union(tensorRanges(gguf)));
     expect(mapped.unused).toEqual([]);
     const short = replace(model, `${prefix}attn_qkv.weight`, { shape: [shape[0]!, shape[1]! - 1] });
-    expect(failureOf(short).message).toContain(`tensor "${prefix}attn_qkv.weight" has shape 64 x ${shape[1]! - 1}`);
+    expect(failureOf(short).message).toContain(
+      `tensor "${prefix}attn_qkv.weight" has shape 64 x ${shape[1]! - 1}`,
+    );
   });
 
   it('gate and up rows of one ffn_gate_up_exps', () => {
@@ -177,7 +182,11 @@ describe('fused tensors', () => {
         const whole = gguf.tensors.get(name)!;
         const { gate, up } = mapped.experts[1]!;
         const each = whole.byteLength / SMALL.experts;
-        expect(gate).toMatchObject({ strideBytes: each, byteLength: each / 2, offsetBytes: whole.offsetBytes });
+        expect(gate).toMatchObject({
+          strideBytes: each,
+          byteLength: each / 2,
+          offsetBytes: whole.offsetBytes,
+        });
         expect(up).toMatchObject({ ...gate, offsetBytes: whole.offsetBytes + each / 2 });
         expect([gate.rows, gate.cols]).toEqual([SMALL.expertWidth, SMALL.hidden]);
         expect(union(rangesOf(mapped, SMALL.experts))).toEqual(union(tensorRanges(gguf)));
@@ -193,6 +202,18 @@ describe('fused tensors', () => {
     expect(failureOf(model)).toMatchObject({
       code: 'MODEL_UNSUPPORTED',
       message: expect.stringContaining(`"${name}"`),
+    });
+  });
+});
+
+describe('a bias', () => {
+  it('is refused, because leaving it out would answer wrongly', () => {
+    const model = smallModel('qwen35moe');
+    const name = 'blk.3.attn_q.bias';
+    model.tensors.set(name, { name, type: 'F32', shape: [64] });
+    expect(failureOf(model)).toMatchObject({
+      code: 'MODEL_UNSUPPORTED',
+      message: expect.stringContaining(`"${name}" is a bias`),
     });
   });
 });
@@ -237,7 +258,9 @@ describe('a tensor that is not as it must be is named', () => {
 
   it('an embedding of more rows than the head', () => {
     const model = replace(smallModel('qwen35moe'), 'token_embd.weight', { shape: [64, 301] });
-    expect(failureOf(model).message).toContain('tensor "output.weight" has shape 64 x 300, expected 64 x 301');
+    expect(failureOf(model).message).toContain(
+      'tensor "output.weight" has shape 64 x 300, expected 64 x 301',
+    );
   });
 
   it('with the file that holds it', () => {
@@ -249,7 +272,12 @@ describe('a tensor that is not as it must be is named', () => {
 describe('tensors that nothing needs', () => {
   it('are listed: layers for further tokens, rope tables, vision, of whatever type', () => {
     const model = smallModel('qwen35moe');
-    const spare = ['rope_freqs.weight', 'v.patch_embd.weight', 'blk.4.nextn.eh_proj.weight', 'blk.4.attn_norm.weight'];
+    const spare = [
+      'rope_freqs.weight',
+      'v.patch_embd.weight',
+      'blk.4.nextn.eh_proj.weight',
+      'blk.4.attn_norm.weight',
+    ];
     for (const name of spare) model.tensors.set(name, { name, type: 'I32', shape: [8] });
     model.metadata['qwen35moe.block_count'] = u32(5);
     model.metadata['qwen35moe.nextn_predict_layers'] = u32(1);

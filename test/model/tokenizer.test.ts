@@ -41,7 +41,10 @@ const files = temporaryFiles();
 const golden = readJson<Golden>(fixture('tokenizer-golden.json'));
 const builtIn = openModelText(BUILT_IN_MODEL).tokenizer;
 
-function load(vocabulary: VocabularySpec, changes: Record<string, MetadataValue | undefined> = {}): Tokenizer {
+function load(
+  vocabulary: VocabularySpec,
+  changes: Record<string, MetadataValue | undefined> = {},
+): Tokenizer {
   const metadata: Record<string, MetadataValue> = { ...vocabularyMetadata(vocabulary) };
   for (const [key, value] of Object.entries(changes)) {
     if (value === undefined) delete metadata[key];
@@ -132,10 +135,26 @@ describe('round trips', () => {
   const unit = fc.oneof(
     { weight: 4, arbitrary: fc.string({ unit: 'binary', maxLength: 12 }) },
     { weight: 2, arbitrary: fc.string({ unit: 'grapheme', maxLength: 12 }) },
-    { weight: 1, arbitrary: fc.integer({ min: 0xd800, max: 0xdfff }).map((code) => String.fromCharCode(code)) },
+    {
+      weight: 1,
+      arbitrary: fc.integer({ min: 0xd800, max: 0xdfff }).map((code) => String.fromCharCode(code)),
+    },
     {
       weight: 3,
-      arbitrary: fc.constantFrom(' ', '  ', '\n', '\r\n', '\t', "'s", "'LL", '<|im_end|>', '<user>', '<|', 'é', '1'),
+      arbitrary: fc.constantFrom(
+        ' ',
+        '  ',
+        '\n',
+        '\r\n',
+        '\t',
+        "'s",
+        "'LL",
+        '<|im_end|>',
+        '<user>',
+        '<|',
+        'é',
+        '1',
+      ),
     },
   );
   const text = fc.array(unit, { maxLength: 40 }).map((units) => units.join(''));
@@ -207,7 +226,13 @@ describe('special tokens', () => {
       256,
       ...plain('<control><unknown><unused>'),
     ]);
-    expect([256, 257, 258, 259, 65].map((id) => tokenizer.isControl(id))).toEqual([false, true, true, true, false]);
+    expect([256, 257, 258, 259, 65].map((id) => tokenizer.isControl(id))).toEqual([
+      false,
+      true,
+      true,
+      true,
+      false,
+    ]);
     for (const [index, name] of ['<user>', '<control>', '<unknown>', '<unused>'].entries()) {
       expect(Buffer.from(tokenizer.tokenBytes(256 + index)).toString()).toBe(name);
     }
@@ -223,7 +248,12 @@ describe('special tokens', () => {
       ]),
     );
     expect(encodePlain(tokenizer, '<a.*b><a^$(x|y)+<a.xb>')).toEqual([
-      257, 256, 259, 258, 256, ...Buffer.from('.xb>'),
+      257,
+      256,
+      259,
+      258,
+      256,
+      ...Buffer.from('.xb>'),
     ]);
   });
 
@@ -251,7 +281,9 @@ describe('special tokens', () => {
     expect([...tokenizer.eogIds]).toEqual([256]);
     expect(tokenizer.isControl(256)).toBe(true);
     expect(tokenizer.encode('<|im_end|>', { parseSpecial: true })).toEqual([256]);
-    expect(tokenizer.encode('<|im_end|>', { parseSpecial: false })).toEqual([...Buffer.from('<|im_end|>')].map(byteId));
+    expect(tokenizer.encode('<|im_end|>', { parseSpecial: false })).toEqual(
+      [...Buffer.from('<|im_end|>')].map(byteId),
+    );
   });
 
   /** The builder's vocabularies begin with the bytes in order. */
@@ -319,7 +351,8 @@ describe('merges', () => {
     let whole = 0;
     for (let id = 300; id < 8189; id += 7) {
       const text = Buffer.from(builtIn.tokenBytes(id)).toString();
-      if (Buffer.from(text).equals(builtIn.tokenBytes(id)) && encodePlain(builtIn, text).length === 1) whole++;
+      if (Buffer.from(text).equals(builtIn.tokenBytes(id)) && encodePlain(builtIn, text).length === 1)
+        whole++;
     }
     // The rest are parts of characters, and texts that other merges get to first.
     expect(whole).toBeGreaterThan(1000);
@@ -331,7 +364,11 @@ describe('a tokenizer that is not as it must be', () => {
 
   it.each<[string, Record<string, MetadataValue | undefined>, string]>([
     ['llama', { 'tokenizer.ggml.model': string('llama') }, 'tokenizer "llama" is not supported'],
-    ['pre llama-bpe', { 'tokenizer.ggml.pre': string('llama-bpe') }, 'pre-tokenizer "llama-bpe" is not supported'],
+    [
+      'pre llama-bpe',
+      { 'tokenizer.ggml.pre': string('llama-bpe') },
+      'pre-tokenizer "llama-bpe" is not supported',
+    ],
     ['pre missing', { 'tokenizer.ggml.pre': undefined }, 'pre-tokenizer "(none)" is not supported'],
     ['pre constructor', { 'tokenizer.ggml.pre': string('constructor') }, 'pre-tokenizer "constructor"'],
     ['pre __proto__', { 'tokenizer.ggml.pre': string('__proto__') }, 'pre-tokenizer "__proto__"'],
@@ -346,14 +383,31 @@ describe('a tokenizer that is not as it must be', () => {
     ['no model', { 'tokenizer.ggml.model': undefined }, /"tokenizer.ggml.model" is missing/],
     ['no tokens', { 'tokenizer.ggml.tokens': undefined }, /"tokenizer.ggml.tokens" is missing/],
     ['empty tokens', { 'tokenizer.ggml.tokens': array('string', []) }, /"tokenizer.ggml.tokens"/],
-    ['tokens that are numbers', { 'tokenizer.ggml.tokens': array('u32', [1]) }, /"tokenizer.ggml.tokens" is an array of u32/],
+    [
+      'tokens that are numbers',
+      { 'tokenizer.ggml.tokens': array('u32', [1]) },
+      /"tokenizer.ggml.tokens" is an array of u32/,
+    ],
     ['no merges', { 'tokenizer.ggml.merges': undefined }, /"tokenizer.ggml.merges" is missing/],
-    ['a merge of one piece', { 'tokenizer.ggml.merges': array('string', ['ab']) }, /merges\[0\]" is not two pieces/],
+    [
+      'a merge of one piece',
+      { 'tokenizer.ggml.merges': array('string', ['ab']) },
+      /merges\[0\]" is not two pieces/,
+    ],
     ['a merge to no token', { 'tokenizer.ggml.merges': array('string', ['a b']) }, /merges\[0\]"/],
-    ['too few types', { 'tokenizer.ggml.token_type': array('i32', [1]) }, /token_type" has 1 entries for 256 tokens/],
+    [
+      'too few types',
+      { 'tokenizer.ggml.token_type': array('i32', [1]) },
+      /token_type" has 1 entries for 256 tokens/,
+    ],
     [
       'a type that is none',
-      { 'tokenizer.ggml.token_type': array('i32', BYTE_CHARACTERS.map(() => 7)) },
+      {
+        'tokenizer.ggml.token_type': array(
+          'i32',
+          BYTE_CHARACTERS.map(() => 7),
+        ),
+      },
       /token_type\[0\]" is 7/,
     ],
     [
@@ -366,7 +420,11 @@ describe('a tokenizer that is not as it must be', () => {
       { 'tokenizer.ggml.tokens': array('string', [...BYTE_CHARACTERS, 'ab', 'ab']) },
       /tokens\[257\]" is the same text as token 256/,
     ],
-    ['an end that is no token', { 'tokenizer.ggml.eos_token_id': u32(256) }, /"tokenizer.ggml.eos_token_id" is 256/],
+    [
+      'an end that is no token',
+      { 'tokenizer.ggml.eos_token_id': u32(256) },
+      /"tokenizer.ggml.eos_token_id" is 256/,
+    ],
   ])('%s is invalid, by name', (_, changes, message) => {
     const opening = (): void => {
       const tokenizer = load(bytes, changes);
@@ -445,7 +503,8 @@ describe('size', () => {
     const began = performance.now();
     const ids = builtIn.encode(text, { parseSpecial: true });
     const seconds = (performance.now() - began) / 1000;
-    if (name === 'prose') process.stderr.write(`prose: ${(ids.length / seconds / 1e6).toFixed(2)} million ids/s\n`);
+    if (name === 'prose')
+      process.stderr.write(`prose: ${(ids.length / seconds / 1e6).toFixed(2)} million ids/s\n`);
     expect(bytesOf(builtIn, ids).equals(Buffer.from(text))).toBe(true);
   });
 });

@@ -48,6 +48,9 @@ constexpr Spread make_spread() {
 
 constexpr Spread kSpread = make_spread();
 
+template <TensorType kType>
+constexpr bool kNeverNegative = kType == TensorType::Q2_K || kType == TensorType::Q4_K || kType == TensorType::Q5_K;
+
 struct Avx2 {
   template <TensorType kType>
   [[gnu::always_inline]] static void unpack(const std::uint8_t* from, SuperBlock& block) {
@@ -59,6 +62,7 @@ struct Avx2 {
     put_blocks<kType>(from, count, blocks);
   }
 
+  template <TensorType kType>
   [[gnu::always_inline]] static std::int32_t scaled(const std::int8_t* codes, const std::int16_t* scales,
                                                     const std::int8_t* input) {
     const __m256i all = load_as<__m256i>(scales);
@@ -67,7 +71,9 @@ struct Avx2 {
     __m256i sums = _mm256_setzero_si256();
     for (int b = 0; b < 8; ++b) {
       const __m256i spread = _mm256_shuffle_epi8(b < 4 ? low : high, load_as<__m256i>(kSpread.bytes[b % 4]));
-      const __m256i pairs = pair_products(load_as<__m256i>(codes + 32 * b), load_as<__m256i>(input + 32 * b));
+      const __m256i code = load_as<__m256i>(codes + 32 * b);
+      const __m256i value = load_as<__m256i>(input + 32 * b);
+      const __m256i pairs = kNeverNegative<kType> ? _mm256_maddubs_epi16(code, value) : pair_products(code, value);
       sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, spread));
     }
     return sum_of_lanes(sums);
@@ -99,7 +105,7 @@ void multiply_iq3_xxs(const Tile& tile) {
     const std::uint8_t* at = tile.weights + r * tile.row_bytes;
     float sum = 0;
     for (std::size_t k = 0; k < tile.cols / 256; ++k, at += Format::kBytes) {
-      fetch_ahead(at, 2048, Format::kBytes);
+      fetch_ahead(at, Format::kBytes);
       const NaturalUnit& unit = natural_unit(tile, 0, k);
       const std::int32_t product = sum_of_lanes(Avx2Format<TensorType::IQ3_XXS>::dot(at, unit.codes));
       sum += static_cast<float>(product) * (half_at(at) * 0.25f) * unit.scale[0];

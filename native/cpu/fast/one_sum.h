@@ -18,11 +18,11 @@ void multiply_super(const Tile& tile) {
     float sums[kTileInputs] = {};
     const std::uint8_t* at = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; k < tile.cols / 256; ++k, at += Format::kBytes) {
-      fetch_ahead(at, 2048, Format::kBytes);
+      fetch_ahead(at, Format::kBytes);
       Isa::template unpack<kType>(at, block);
       for (std::size_t t = 0; t < tile.input_count; ++t) {
         const NaturalUnit& unit = natural_unit(tile, t, k);
-        float value = static_cast<float>(Isa::scaled(block.codes, block.scales, unit.codes)) * block.d;
+        float value = static_cast<float>(Isa::template scaled<kType>(block.codes, block.scales, unit.codes)) * block.d;
         if constexpr (Format::kMins) {
           value -= static_cast<float>(Isa::minimum(block.mins, unit.sums)) * block.dmin;
         }
@@ -49,7 +49,7 @@ void multiply_blocks(const Tile& tile) {
     const std::uint8_t* at = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; 8 * k < blocks; ++k, at += 8 * Format::kBytes) {
       const std::size_t count = smaller(8, blocks - 8 * k);
-      fetch_ahead(at, 2048, 8 * Format::kBytes);
+      fetch_ahead(at, 8 * Format::kBytes);
       Isa::template unpack_blocks<kType>(at, count, eight);
       for (std::size_t t = 0; t < tile.input_count; ++t) {
         const NaturalUnit& unit = natural_unit(tile, t, k);

@@ -16,6 +16,7 @@ struct Portable {
     unpack_eight<kType>(from, count, blocks);
   }
 
+  template <TensorType>
   static std::int32_t scaled(const std::int8_t* codes, const std::int16_t* scales, const std::int8_t* input) {
     std::int32_t sum = 0;
     for (int s = 0; s < 16; ++s) {
