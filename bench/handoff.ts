@@ -38,9 +38,10 @@ function handOff(queue: FetchQueue, tickets: Tickets, control: ControlBlock, sha
   const request = { ...emptyRequest(), byteLength: PAGE_BYTES, requiredBytes: PAGE_BYTES };
   const began = performance.now();
   for (let expert = 0; expert < shape.experts; expert++) {
-    tickets.open(expert, shape.chunks);
+    const firstClaim = tickets.open(expert, shape.chunks);
     for (let chunk = 0; chunk < shape.chunks; chunk++) {
       request.ticket = expert;
+      request.claim = firstClaim + chunk;
       request.intoBytes = (expert * shape.chunks + chunk) * PAGE_BYTES;
       queue.push(LANE_DEMAND, request, control, 1000);
     }
@@ -57,7 +58,7 @@ function handOff(queue: FetchQueue, tickets: Tickets, control: ControlBlock, sha
 async function measure(readers: number, path: string): Promise<void> {
   const io = loadIo();
   const control = new ControlBlock();
-  const queue = FetchQueue.create(512);
+  const queue = FetchQueue.create(512, 512);
   const tickets = Tickets.create(16);
   const { fd } = io.open(path, false);
   const setup = {

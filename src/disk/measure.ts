@@ -73,6 +73,8 @@ const CACHED_SPEED_UP = 1.25;
 /** A drive's own cache, or the host's of a virtual one, may hold a file that is smaller than this. */
 const SMALL_BYTES = 4e9;
 const BUSY_LOAD_PER_CORE = 0.5;
+/** A last round that is so much faster than the first: the disk was fetching what nobody had read before. */
+const WARMING_UP = 1.3;
 
 export const DISK_SPLITS = [1, 2, 3, 4, 5, 8] as const;
 
@@ -221,6 +223,18 @@ function warnAfter(points: readonly DiskPoint[], notice: (sentence: string) => v
   );
 }
 
+/** Virtual disks are slow where they have not been read yet. */
+function warnWarmingUp(found: readonly Rounds[], notice: (sentence: string) => void): void {
+  const gains = found.map(({ turns }) => {
+    const [first, last] = [turns[0]!, turns.at(-1)!];
+    return last.bytes / last.seconds / (first.bytes / first.seconds);
+  });
+  if (median(gains) < WARMING_UP) return;
+  notice(
+    `the last round was ${median(gains).toFixed(1)} times as fast as the first: the disk warms up, measure again`,
+  );
+}
+
 /** Leaves out the settings that this system refuses, and says so. */
 function possibleSettings(rig: Rig, { settings, notice }: MeasureOptions): readonly DiskSetting[] {
   const io = loadIo();
@@ -296,6 +310,7 @@ export async function measureDisk(workload: Workload, options: MeasureOptions): 
       ),
     );
     warnAfter(points, notice);
+    warnWarmingUp(found, notice);
     return {
       device: deviceOf(workload.paths.at(-1)!),
       path: workload.paths[0]!,

@@ -2,7 +2,8 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { runCli, temporaryFolder } from '../support/cli.js';
+import { runCli } from '../support/cli.js';
+import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL, fixture, readFloats, readJson, relativeRms } from '../support/golden.js';
 
 /** Exact, because greedy text at 3 bits turns at the smallest rounding. */

@@ -3,8 +3,9 @@ import { copyFileSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { readGguf } from '../../dist/model/gguf.js';
-import { faultyReadsEnv, runCli, temporaryFolder } from '../support/cli.js';
+import { faultyReadsEnv, runCli } from '../support/cli.js';
 import { withEngine } from '../support/engine.js';
+import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
 
 /** Preloading reaches pread, not io_uring: that engine's faults come from files that really change, below. */

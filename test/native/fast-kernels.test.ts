@@ -104,17 +104,7 @@ class Problem {
     const { cols, rows } = this.shape;
     const inputs = activations.length / cols;
     const out = new Float32Array(inputs * rows).fill(Number.NaN);
-    cpu.multiply(
-      this.format.type,
-      precision,
-      set,
-      this.weights,
-      cols,
-      rows,
-      activations,
-      inputs,
-      out,
-    );
+    cpu.multiply(this.format.type, precision, set, this.weights, cols, rows, activations, inputs, out);
     return out;
   }
 
@@ -226,7 +216,11 @@ describe.each(FORMATS)('$name', (each) => {
     const whole = new Problem(each, shape, 2);
     const together = whole.run(set);
     for (const input of [0, 1, 31, 32, 36]) {
-      const alone = whole.run(set, 'fast', whole.activations.slice(input * shape.cols, (input + 1) * shape.cols));
+      const alone = whole.run(
+        set,
+        'fast',
+        whole.activations.slice(input * shape.cols, (input + 1) * shape.cols),
+      );
       expect(bits(alone)).toEqual(bits(together.subarray(input * shape.rows, (input + 1) * shape.rows)));
     }
     for (const startByte of [0, 2, 3]) {

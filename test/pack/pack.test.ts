@@ -20,10 +20,10 @@ import { pack } from '../../dist/pack/pack.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
 import { faultyReadsEnv, runCli } from '../support/cli.js';
 import { score, withEngine } from '../support/engine.js';
-import { contentOf, scratchFolder } from '../support/folder.js';
+import { contentOf, temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL, tldrGolden } from '../support/golden.js';
 
-const folder = scratchFolder();
+const folder = temporaryFolder();
 const builtIn = join(folder, 'built-in');
 const tiny = join(folder, 'tiny.gguf');
 const TINY = { preset: 'tiny', mix: 'UD_Q3_K_XL', outlier: 2, experts: 12, vocab: 512 } as const;

@@ -15,9 +15,9 @@ import { MoestreamError } from '../../dist/errors.js';
 import { openModel, openModelText } from '../../dist/model/model.js';
 import { pack } from '../../dist/pack/pack.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
-import { scratchFolder } from '../support/folder.js';
+import { temporaryFolder } from '../support/folder.js';
 
-const folder = scratchFolder();
+const folder = temporaryFolder();
 const packed = join(folder, 'packed');
 const manifest = join(packed, 'manifest.json');
 let good: string;

@@ -9,10 +9,10 @@ import { openModel } from '../../dist/model/model.js';
 import { pack } from '../../dist/pack/pack.js';
 import { verify } from '../../dist/pack/verify.js';
 import { faultyReadsEnv, runCli } from '../support/cli.js';
-import { scratchFolder } from '../support/folder.js';
+import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
 
-const folder = scratchFolder();
+const folder = temporaryFolder();
 
 function flip(path: string, offsetBytes: number): void {
   const fd = openSync(path, 'r+');

@@ -1,9 +1,8 @@
 /** The command line as a user calls it: a child process. */
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { temporaryFolder } from './folder.js';
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
@@ -42,8 +41,6 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
     );
   });
 }
-
-export const temporaryFolder = (): string => mkdtempSync(join(tmpdir(), 'moestream-test-'));
 
 let faultyReads: string | undefined;
 

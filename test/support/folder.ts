@@ -1,14 +1,20 @@
-/** Folders that tests write models into. */
+/** Folders that tests write into. They go when the tests of the file are over. */
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
-import { temporaryFolder } from './cli.js';
 
-/** A folder that goes when the tests of this file are over. */
-export function scratchFolder(): string {
-  const folder = temporaryFolder();
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const made: string[] = [];
+
+afterAll(() => {
+  for (const folder of made.splice(0)) rmSync(folder, { recursive: true, force: true });
+});
+
+/** A new, empty folder. */
+export function temporaryFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'moestream-test-'));
+  made.push(folder);
   return folder;
 }
 

@@ -1,0 +1,311 @@
+/**
+ * How much of what the disk can give reaches the engine: our two read engines against fio, in one run, in turns.
+ *
+ * The file is a 4-layer model in the shape of Qwen3.5-397B-A17B (11.7 GB; made once). We read 10 random experts per layer
+ * and wait for all of them, as a token does without any cache; fio reads random blocks of the sizes of the experts' chunks
+ * without ever waiting for a layer, which is the most that any engine could get. Both read past the page cache into huge
+ * pages. Targets: uring 95 % of fio and 0.015 CPU-seconds per GB, threads 90 % and 0.05.
+ *
+ * Run: npm run bench:disk -- [MODEL] [--rounds 5] [--seconds 1]
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { DISK_SPLITS, type DiskPoint, median, pointOf } from '#dist/disk/measure.js';
+import { type DiskSetting, Rig, type Turn } from '#dist/disk/rig.js';
+import { Spinners } from '#dist/disk/spinners.js';
+import { openWorkload, type Workload } from '#dist/disk/workload.js';
+import { loadIo } from '#dist/native.js';
+import { ExpertLayout, emptyChunkList } from '#dist/pipeline/expert-layout.js';
+import { allocateShared } from '#dist/pipeline/memory.js';
+import { makeModel } from '../scripts/model-maker/make-model.js';
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    rounds: { type: 'string', default: '5' },
+    seconds: { type: 'string', default: '1' },
+  },
+});
+const ROUNDS = Number(values.rounds);
+const SECONDS = Number(values.seconds);
+const path = positionals[0] ?? join(tmpdir(), 'moestream-bench-397b.gguf');
+const FIO_DEPTHS = [4, 8, 16, 32];
+const WINDOWS = [0, 1, 2, 4];
+const TABLE_ROUNDS = 3;
+const TABLE_SECONDS = 0.35;
+
+interface FioSetting {
+  readonly engine: 'io_uring' | 'psync';
+  readonly depth: number;
+}
+
+interface FioTurn {
+  readonly bytesPerSecond: number;
+  readonly cpuSecondsPerGigabyte: number;
+}
+
+/** The sizes of the reads that one expert is made of. */
+function chunkSizes(workload: Workload): number[] {
+  const layout = new ExpertLayout(workload.layers, workload.sizeBytes, 1);
+  const chunks = emptyChunkList();
+  layout.chunksOf(0, 0, chunks);
+  return [...chunks.byteLength.subarray(0, chunks.count)];
+}
+
+/** `1609728/66:2232320/34`: fio wants whole percents that make 100. */
+function blockSizes(sizes: readonly number[]): string {
+  const distinct = [...new Set(sizes)];
+  const shares = distinct.map((size) =>
+    Math.round((100 * sizes.filter((each) => each === size).length) / sizes.length),
+  );
+  shares[0] = shares[0]! + 100 - shares.reduce((sum, share) => sum + share, 0);
+  return distinct.map((size, index) => `${size}/${shares[index]}`).join(':');
+}
+
+/** Reserved huge pages when there are enough of them; otherwise memory that the kernel backs with such pages by itself. */
+function hugeBuffers(neededBytes: number): { name: string; args: string[]; env: Record<string, string> } {
+  const free = /^HugePages_Free: +(\d+)$/m.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? '0';
+  const isEnough = Number(free) * 2 * 1024 ** 2 >= neededBytes;
+  return isEnough
+    ? { name: 'reserved huge pages', args: ['--iomem=shmhuge'], env: {} }
+    : { name: 'transparent huge pages', args: [], env: { GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1' } };
+}
+
+/** Not spawnSync: the computing processes' channels must stay alive meanwhile. */
+function fio(
+  setting: FioSetting,
+  sizes: readonly number[],
+  buffers: ReturnType<typeof hugeBuffers>,
+): Promise<FioTurn> {
+  const { engine, depth } = setting;
+  const args = [
+    '--name=read',
+    `--filename=${path}`,
+    '--rw=randread',
+    '--direct=1',
+    `--bssplit=${blockSizes(sizes)}`,
+    '--blockalign=4096',
+    '--norandommap',
+    '--randrepeat=0',
+    '--time_based',
+    `--runtime=${Math.max(1, Math.round(SECONDS))}`,
+    '--group_reporting',
+    '--output-format=json',
+    `--ioengine=${engine}`,
+    ...(engine === 'psync' ? [`--numjobs=${depth}`, '--thread'] : [`--iodepth=${depth}`]),
+    ...buffers.args,
+  ];
+  return new Promise((resolve, reject) => {
+    const child = spawn('fio', args, { env: { ...process.env, ...buffers.env } });
+    let out = '';
+    let errors = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      out += text;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      errors += text;
+    });
+    child.on('error', reject);
+    child.on('close', (code) => {
+      if (code !== 0) return reject(new Error(`fio ended with ${code}: ${errors || out}`));
+      const { jobs } = JSON.parse(out.slice(out.indexOf('{'))) as {
+        jobs: [
+          {
+            read: { bw_bytes: number; io_bytes: number };
+            usr_cpu: number;
+            sys_cpu: number;
+            job_runtime: number;
+          },
+        ];
+      };
+      const [{ read, usr_cpu, sys_cpu, job_runtime }] = jobs;
+      const cpuSeconds = (((usr_cpu + sys_cpu) / 100) * job_runtime) / 1000;
+      resolve({
+        bytesPerSecond: read.bw_bytes,
+        cpuSecondsPerGigabyte: (cpuSeconds * 1e9) / read.io_bytes,
+      });
+    });
+  });
+}
+
+const gigabytes = (bytesPerSecond: number): string => (bytesPerSecond / 1e9).toFixed(2);
+
+function range(values: readonly number[]): string {
+  return `${gigabytes(median(values))} [${gigabytes(Math.min(...values))}-${gigabytes(Math.max(...values))}]`;
+}
+
+const OURS: readonly DiskSetting[] = [
+  { engine: 'uring', io: 'direct', split: 1, readers: 1, window: 0 },
+  { engine: 'uring', io: 'direct', split: 4, readers: 1, window: 0 },
+  { engine: 'threads', io: 'direct', split: 1, readers: 16, window: 0 },
+  { engine: 'threads', io: 'direct', split: 4, readers: 16, window: 0 },
+];
+
+/** One comparison: every setting of both once per round. */
+async function compare(
+  rig: Rig,
+  fioSettings: readonly FioSetting[],
+  sizes: readonly number[],
+  buffers: ReturnType<typeof hugeBuffers>,
+  spinners: Spinners | undefined,
+): Promise<readonly FioSetting[]> {
+  const fioTurns = fioSettings.map((): FioTurn[] => []);
+  const ourTurns = OURS.map((): Turn[] => []);
+  const kept = OURS.map((): number[] => []);
+  const fioKept = fioSettings.map((): number[] => []);
+  const idle: number[] = [];
+  const watched = async <T>(rates: number[], work: () => Promise<T>): Promise<T> => {
+    await spinners?.mark();
+    const result = await work();
+    if (spinners !== undefined) rates.push(await spinners.rate());
+    return result;
+  };
+  for (let round = 0; round < ROUNDS; round++) {
+    if (spinners !== undefined)
+      await watched(idle, () => new Promise((resolve) => setTimeout(resolve, SECONDS * 1000)));
+    for (const [index, setting] of fioSettings.entries())
+      fioTurns[index]!.push(await watched(fioKept[index]!, () => fio(setting, sizes, buffers)));
+    for (const [index, setting] of OURS.entries())
+      ourTurns[index]!.push(await watched(kept[index]!, () => rig.turn(setting, SECONDS)));
+  }
+  const keptText = (rates: readonly number[]): string =>
+    rates.length === 0 ? '' : `  compute kept ${Math.round((100 * median(rates)) / median(idle))} %`;
+  const bestOf = (engine: FioSetting['engine']): number => {
+    const speeds = fioSettings.map((setting, index) =>
+      setting.engine === engine ? median(fioTurns[index]!.map((turn) => turn.bytesPerSecond)) : 0,
+    );
+    return speeds.indexOf(Math.max(...speeds));
+  };
+  for (const [index, { engine, depth }] of fioSettings.entries()) {
+    const turns = fioTurns[index]!;
+    const cpu = median(turns.map((turn) => turn.cpuSecondsPerGigabyte)).toFixed(3);
+    const speed = range(turns.map((turn) => turn.bytesPerSecond));
+    console.log(
+      `fio ${engine.padEnd(8)} depth ${String(depth).padStart(2)}   ${speed} GB/s  CPU ${cpu} s/GB${keptText(fioKept[index]!)}`,
+    );
+  }
+  for (const [index, setting] of OURS.entries()) {
+    const point = pointOf(setting, ourTurns[index]!);
+    const speeds = ourTurns[index]!.map((turn) => turn.bytes / turn.seconds);
+    const ratioTo = (best: number): string => {
+      const perRound = speeds.map((speed, round) => speed / fioTurns[best]![round]!.bytesPerSecond);
+      return median(perRound).toFixed(2);
+    };
+    const ratios = `${ratioTo(bestOf('io_uring'))} of fio io_uring, ${ratioTo(bestOf('psync'))} of fio psync`;
+    const cpu = point.cpuSecondsPerGigabyte.toFixed(3);
+    console.log(
+      `our ${setting.engine.padEnd(8)} split ${setting.split}    ${range(speeds)} GB/s  CPU ${cpu} s/GB  ` +
+        `p50 ${point.p50Millis.toFixed(1)} p99 ${point.p99Millis.toFixed(1)} ms  ${ratios}${keptText(kept[index]!)}`,
+    );
+  }
+  return [fioSettings[bestOf('io_uring')]!, fioSettings[bestOf('psync')]!];
+}
+
+/** Without fio: our engines alone. */
+async function compareOurs(rig: Rig, spinners: Spinners | undefined): Promise<void> {
+  const turns = OURS.map((): Turn[] => []);
+  for (let round = 0; round < ROUNDS; round++)
+    for (const [index, setting] of OURS.entries()) turns[index]!.push(await rig.turn(setting, SECONDS));
+  for (const [index, setting] of OURS.entries()) {
+    const { bytesPerSecond, cpuSecondsPerGigabyte: cpu } = pointOf(setting, turns[index]!);
+    const name = `our ${setting.engine} split ${setting.split}`;
+    console.log(
+      `${name}: ${gigabytes(bytesPerSecond)} GB/s  CPU ${cpu.toFixed(3)} s/GB${spinners ? ', computing' : ''}`,
+    );
+  }
+}
+
+/** Splits and windows of both engines. */
+async function tuningTable(rig: Rig): Promise<void> {
+  for (const engine of ['uring', 'threads'] as const) {
+    const settings = WINDOWS.flatMap((window) =>
+      DISK_SPLITS.map(
+        (split): DiskSetting => ({
+          engine,
+          io: 'direct',
+          split,
+          readers: engine === 'uring' ? 1 : 16,
+          window,
+        }),
+      ),
+    );
+    const turns = settings.map((): Turn[] => []);
+    for (let round = 0; round < TABLE_ROUNDS; round++)
+      for (const [index, setting] of settings.entries())
+        turns[index]!.push(await rig.turn(setting, TABLE_SECONDS));
+    await rig.endStations();
+    const points = settings.map((setting, index) => pointOf(setting, turns[index]!));
+    console.log(`\n${engine}: GB/s, CPU s/GB, first and half of the experts there (ms), p99 of a layer (ms)`);
+    console.log(`window   ${DISK_SPLITS.map((split) => `split ${split}`.padEnd(28)).join('')}`);
+    for (const window of WINDOWS) {
+      const cells = points.filter((point) => point.window === window).map(cell);
+      console.log(`${String(window || 'all').padEnd(9)}${cells.join('')}`);
+    }
+  }
+}
+
+function cell({ bytesPerSecond, cpuSecondsPerGigabyte, arrivalMillis, p99Millis }: DiskPoint): string {
+  const first = arrivalMillis[0]!.toFixed(1);
+  const half = arrivalMillis[(arrivalMillis.length >> 1) - 1]!.toFixed(1);
+  return `${gigabytes(bytesPerSecond)} ${cpuSecondsPerGigabyte.toFixed(3)} ${first}/${half} ${p99Millis.toFixed(0)}`.padEnd(
+    28,
+  );
+}
+
+/** A virtual disk is slow where it has not been read yet: every byte once, before anything is timed. */
+function readOnce(workload: Workload): void {
+  const io = loadIo();
+  const buffer = allocateShared(16 * 1024 ** 2);
+  io.prefault(buffer);
+  for (const each of workload.paths) {
+    const { fd, sizeBytes } = io.open(each, true);
+    for (let at = 0; at < sizeBytes; at += buffer.length) io.readAt(fd, at, buffer.length, buffer, 0);
+    io.close(fd);
+  }
+}
+
+if (!existsSync(path)) {
+  console.log(`making ${path} (11.7 GB)`);
+  await makeModel({ preset: '397b', layers: 4, vocab: 512, mix: 'UD_Q3_K_XL' }, path);
+}
+// The page cache gives the file's pages back; direct reads go past it either way.
+spawnSync('dd', [`if=${path}`, 'iflag=nocache', 'count=0'], { stdio: 'ignore' });
+const notice = (sentence: string): void => console.log(`(${sentence})`);
+const workload = openWorkload(path, { notice });
+readOnce(workload);
+const rig = new Rig(loadIo(), workload, notice);
+const sizes = chunkSizes(workload);
+const hugeShare = Math.round((100 * rig.hugePageBytes) / rig.slabBytes);
+console.log(
+  `${path}: layers of ${workload.expertsPerLayer} experts, each of reads of ${sizes.join(' + ')} bytes`,
+);
+console.log(
+  `slab ${(rig.slabBytes / 1e6).toFixed(0)} MB, ${hugeShare} % in huge pages; ${ROUNDS} rounds of ${SECONDS} s`,
+);
+const hasFio = spawnSync('fio', ['--version']).status === 0;
+if (!hasFio) console.log('fio is not installed (Debian and Ubuntu: apt-get install fio): our engines alone');
+const buffers = hugeBuffers(Math.max(...FIO_DEPTHS) * Math.max(...sizes) * 2);
+if (hasFio) console.log(`fio reads into ${buffers.name}`);
+try {
+  console.log('\nalone');
+  const all = (['io_uring', 'psync'] as const).flatMap((engine) =>
+    FIO_DEPTHS.map((depth) => ({ engine, depth })),
+  );
+  const best = hasFio
+    ? await compare(rig, all, sizes, buffers, undefined)
+    : await compareOurs(rig, undefined);
+  console.log('\nwhile every core computes');
+  const spinners = await Spinners.start();
+  try {
+    if (best !== undefined) await compare(rig, best, sizes, buffers, spinners);
+    else await compareOurs(rig, spinners);
+  } finally {
+    spinners.end();
+  }
+  await tuningTable(rig);
+} finally {
+  await rig.close();
+}
