@@ -34,6 +34,8 @@ const SECONDS = Number(values.seconds);
 const path = positionals[0] ?? join(tmpdir(), 'moestream-bench-397b.gguf');
 const FIO_DEPTHS = [4, 8, 16, 32];
 const WINDOWS = [0, 1, 2, 4];
+/** fio takes about as long to start. A rate limiter in front of a virtual disk saves up for bursts meanwhile. */
+const REST_MILLIS = 500;
 const TABLE_ROUNDS = 3;
 const TABLE_SECONDS = 0.35;
 
@@ -46,6 +48,8 @@ interface FioTurn {
   readonly bytesPerSecond: number;
   readonly cpuSecondsPerGigabyte: number;
 }
+
+const rest = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, REST_MILLIS));
 
 /** The sizes of the reads that one expert is made of. */
 function chunkSizes(workload: Workload): number[] {
@@ -168,8 +172,10 @@ async function compare(
       await watched(idle, () => new Promise((resolve) => setTimeout(resolve, SECONDS * 1000)));
     for (const [index, setting] of fioSettings.entries())
       fioTurns[index]!.push(await watched(fioKept[index]!, () => fio(setting, sizes, buffers)));
-    for (const [index, setting] of OURS.entries())
+    for (const [index, setting] of OURS.entries()) {
+      await rest();
       ourTurns[index]!.push(await watched(kept[index]!, () => rig.turn(setting, SECONDS)));
+    }
   }
   const keptText = (rates: readonly number[]): string =>
     rates.length === 0 ? '' : `  compute kept ${Math.round((100 * median(rates)) / median(idle))} %`;

@@ -1,6 +1,5 @@
 /** One computing process per core, and how fast they get on. */
 import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { MoestreamError } from '../errors.ts';
 
@@ -52,17 +51,28 @@ export class Spinners {
   }
 
   private async look(): Promise<readonly Progress[]> {
-    return Promise.all(
-      this.children.map(async (child) => {
-        const answer = once(child, 'message');
-        const died = once(child, 'exit').then(() => {
-          throw new MoestreamError('WORKER_FAILED', 'a computing process ended');
-        });
-        died.catch(() => {});
-        child.send('look');
-        const [progress] = (await Promise.race([answer, died])) as [Progress];
-        return progress;
-      }),
-    );
+    return Promise.all(this.children.map(progressOf));
   }
+}
+
+/** Asks one of them. Rejects when it has ended. */
+function progressOf(child: ChildProcess): Promise<Progress> {
+  return new Promise((resolve, reject) => {
+    const settle = (): void => {
+      child.off('message', answered);
+      child.off('exit', ended);
+    };
+    const answered = (progress: Progress): void => {
+      settle();
+      resolve(progress);
+    };
+    const ended = (): void => {
+      settle();
+      reject(new MoestreamError('WORKER_FAILED', 'a computing process ended'));
+    };
+    child.on('message', answered);
+    child.on('exit', ended);
+    if (!child.connected) ended();
+    else child.send('look');
+  });
 }

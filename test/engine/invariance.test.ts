@@ -84,7 +84,7 @@ async function smallestWith(options: Omit<OpenOptions, 'model'>): Promise<number
 
 async function expectRefused(options: Omit<OpenOptions, 'model'>): Promise<void> {
   const memory = (await smallestWith(options)) - 1;
-  await expect(open({ model: BUILT_IN_MODEL, ...options, memory })).rejects.toMatchObject({
+  await expect(open({ model: BUILT_IN_MODEL, precision: 'exact', ...options, memory })).rejects.toMatchObject({
     code: 'PLAN_REFUSED',
   });
 }
@@ -92,7 +92,7 @@ async function expectRefused(options: Omit<OpenOptions, 'model'>): Promise<void>
 describe('one engine', () => {
   let engine: Engine;
   beforeAll(async () => {
-    engine = await open({ model: BUILT_IN_MODEL, readers: 4 });
+    engine = await open({ model: BUILT_IN_MODEL, readers: 4, precision: 'exact' });
   });
   afterAll(() => engine.close());
 
