@@ -41,6 +41,9 @@ const REMEMBERED_CHARS_MAX = 32;
 /** Texts of tokens that end a turn in this family, beside the ones that the metadata names. */
 const END_TEXTS = new Set(['<|endoftext|>', '<|im_end|>', '<|fim_pad|>', '<|repo_name|>', '<|file_sep|>']);
 
+const END_FIRST_BYTE = '<'.charCodeAt(0);
+const END_BYTES_MAX = Math.max(...[...END_TEXTS].map((text) => text.length));
+
 export class Tokenizer {
   /** Tokens that the vocabulary has; a model's embedding may have more rows. */
   readonly vocabularySize: number;
@@ -132,8 +135,20 @@ export class Tokenizer {
     return ids;
   }
 
+  /**
+   * What ends a turn is a control token, whatever type the file gives it: conversions that call `<|im_end|>` a normal
+   * token are in circulation, and an answer from one would never end. llama.cpp does the same.
+   */
+  private endsTurn(id: number): boolean {
+    const bytes = this.texts.bytesAt(id);
+    if (bytes[0] !== END_FIRST_BYTE || bytes.length > END_BYTES_MAX) return false;
+    const text = this.texts.at(id);
+    return text !== undefined && END_TEXTS.has(text);
+  }
+
   private readSpecials(metadata: GgufMetadata): void {
     for (let id = 0; id < this.vocabularySize; id++) {
+      if (this.endsTurn(id)) this.types[id] = TYPE_CONTROL;
       if (!isSpecial(this.types[id]!)) continue;
       const text = this.texts.at(id);
       if (text === undefined) throw metadata.invalid(`${TOKENS_KEY}[${id}]`, 'is not UTF-8');
