@@ -84,9 +84,11 @@ async function smallestWith(options: Omit<OpenOptions, 'model'>): Promise<number
 
 async function expectRefused(options: Omit<OpenOptions, 'model'>): Promise<void> {
   const memory = (await smallestWith(options)) - 1;
-  await expect(open({ model: BUILT_IN_MODEL, precision: 'exact', ...options, memory })).rejects.toMatchObject({
-    code: 'PLAN_REFUSED',
-  });
+  await expect(open({ model: BUILT_IN_MODEL, precision: 'exact', ...options, memory })).rejects.toMatchObject(
+    {
+      code: 'PLAN_REFUSED',
+    },
+  );
 }
 
 describe('one engine', () => {

@@ -194,15 +194,22 @@ struct PlanarEight {
 }
 
 template <class Format>
-[[gnu::always_inline]] inline __m512 eight_products(const PlanarEight& block, const PlanarUnit& unit) {
-  const __m512i offsets = start_of(unit, 0);
-  __m512i sum = start_from<Format::kOffset>(offsets);
+[[gnu::always_inline]] inline __m512i eight_dots(const PlanarEight& block, const PlanarUnit& unit) {
+  __m512i sum = start_from<Format::kOffset>(start_of(unit, 0));
   for (int i = 0; i < 4; ++i) sum = _mm512_dpbusd_epi32(sum, block.codes[i], load_as<__m512i>(unit.codes[i]));
-  __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(add_neighbours(sum)), block.d);
+  return sum;
+}
+
+// Sums of whole blocks, per lane, to what they add to the output.
+template <class Format>
+[[gnu::always_inline]] inline __m512 to_products(__m512i sums, __m512 d, __m512 m, const PlanarUnit& unit) {
+  __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), d);
   if constexpr (Format::kMins) {
-    // Here the input's own sum is wanted: -1/128 of what is kept, exactly.
-    const __m512 all = _mm512_mul_ps(_mm512_cvtepi32_ps(add_neighbours(offsets)), _mm512_set1_ps(-1.0f / 128.0f));
-    value = _mm512_add_ps(value, _mm512_mul_ps(all, block.m));
+    // Here the input's own sum is wanted, in both lanes: -1/128 of what is kept, exactly.
+    const __m512i offsets = start_of(unit, 0);
+    const __m512i both = _mm512_add_epi32(offsets, _mm512_rol_epi64(offsets, 32));
+    const __m512 all = _mm512_mul_ps(_mm512_cvtepi32_ps(both), _mm512_set1_ps(-1.0f / 128.0f));
+    value = _mm512_add_ps(value, _mm512_mul_ps(all, m));
   }
   return _mm512_mul_ps(value, load_as<__m512>(unit.scale));
 }
@@ -238,27 +245,51 @@ void eights_one_input(const Tile& tile) {
       for (std::size_t j = 0; j < 4; ++j) {
         const std::uint8_t* const row = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;
         const PlanarEight block = decode_some(format, row + 8 * k * Format::kBytes, blocks - 8 * k);
-        lanes[j] = _mm512_add_ps(lanes[j], eight_products<Format>(block, unit));
+        const __m512i sums = add_neighbours(eight_dots<Format>(block, unit));
+        lanes[j] = _mm512_add_ps(lanes[j], to_products<Format>(sums, block.d, block.m, unit));
       }
     }
     for (std::size_t j = 0; j < here; ++j) tile.out[r + j] = sum_of_even_lanes(lanes[j]);
   }
 }
 
+// Two rows side by side: the blocks of the first in the even lanes, those of the second in the odd ones. Each row's sum
+// needs one lane per block, so a register that holds two saves a third of the instructions behind the dot products.
+constexpr __mmask16 kOddLanes = 0xaaaa;
+
+[[gnu::always_inline]] inline __m512 interleave(__m512 first, __m512 second) {
+  return _mm512_mask_moveldup_ps(first, kOddLanes, second);
+}
+
+[[gnu::always_inline]] inline __m512i add_and_interleave(__m512i first, __m512i second) {
+  const __m512i own = _mm512_mask_blend_epi32(kOddLanes, first, second);
+  const __m512i other = _mm512_mask_blend_epi32(kOddLanes, second, first);
+  return _mm512_add_epi32(own, _mm512_rol_epi64(other, 32));
+}
+
 template <class Format>
 void eights_many_inputs(const Tile& tile) {
   const std::size_t blocks = tile.cols / 32;
   const Format format;
-  for (std::size_t r = 0; r < tile.rows; ++r) {
+  for (std::size_t r = 0; r < tile.rows; r += 2) {
+    const std::size_t next = smaller(r + 1, tile.rows - 1);
     __m512 lanes[kTileInputs] = {};
-    const std::uint8_t* at = tile.weights + r * tile.row_bytes;
-    for (std::size_t k = 0; 8 * k < blocks; ++k, at += 8 * Format::kBytes) {
-      const PlanarEight block = decode_some(format, at, blocks - 8 * k);
+    for (std::size_t k = 0; 8 * k < blocks; ++k) {
+      const std::uint8_t* const at = tile.weights + 8 * k * Format::kBytes;
+      const PlanarEight first = decode_some(format, at + r * tile.row_bytes, blocks - 8 * k);
+      const PlanarEight second = decode_some(format, at + next * tile.row_bytes, blocks - 8 * k);
+      const __m512 d = interleave(first.d, second.d);
+      const __m512 m = Format::kMins ? interleave(first.m, second.m) : d;
       for (std::size_t t = 0; t < tile.input_count; ++t) {
-        lanes[t] = _mm512_add_ps(lanes[t], eight_products<Format>(block, planar_unit(tile, t, k)));
+        const PlanarUnit& unit = planar_unit(tile, t, k);
+        const __m512i sums = add_and_interleave(eight_dots<Format>(first, unit), eight_dots<Format>(second, unit));
+        lanes[t] = _mm512_add_ps(lanes[t], to_products<Format>(sums, d, m, unit));
       }
     }
-    for (std::size_t t = 0; t < tile.input_count; ++t) tile.out[t * tile.rows + r] = sum_of_even_lanes(lanes[t]);
+    for (std::size_t t = 0; t < tile.input_count; ++t) {
+      tile.out[t * tile.rows + next] = sum_of_even_lanes(_mm512_movehdup_ps(lanes[t]));
+      tile.out[t * tile.rows + r] = sum_of_even_lanes(lanes[t]);
+    }
   }
 }
 

@@ -21,7 +21,7 @@ struct alignas(64) PlanarUnit {
   std::int8_t codes[4][64];
   // -128 * the lane's sum over vectors 0 and 1, and over 2 and 3. In kBlocks32 and kQuads256: all of it, and 0.
   std::int32_t offsets[2][16];
-  float scale[16];              // kBlocks32: of block b in lane 2b, 0 in the odd ones; else the same everywhere
+  float scale[16];              // kBlocks32: of block b in lanes 2b and 2b + 1; else the same everywhere
 };
 static_assert(sizeof(PlanarUnit) == kUnitBytes);
 
@@ -91,7 +91,7 @@ static_assert(sizeof(PlanarUnit) == kUnitBytes);
     const float d = __builtin_bit_cast(float, _mm512_reduce_max_epi32(bits)) / 127.0f;
     to_code[b] = d > 0.0f ? 1.0f / d : 0.0f;
     scale[2 * b] = __builtin_bit_cast(float, round_scale_bits(__builtin_bit_cast(std::uint32_t, d)));
-    scale[2 * b + 1] = 0.0f;
+    scale[2 * b + 1] = scale[2 * b];
   }
 }
 

@@ -1,0 +1,195 @@
+/**
+ * Whatever is asked for, promoted, dropped or asked for again: an expert is computed only from its own bytes.
+ *
+ * The real queue, tickets, slab, scheduler and readers, on a file of random experts. In place of the backend stands a
+ * check: every expert that is computed must be in its slot byte for byte.
+ */
+import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { type ReadEngine, ReaderPool } from '../../dist/engine/stages.js';
+import { loadIo } from '../../dist/native.js';
+import { ControlBlock } from '../../dist/pipeline/control.js';
+import { POLICIES, type Policy } from '../../dist/pipeline/eviction.js';
+import { ExpertLayout, type LayerSource, slotBytesOf } from '../../dist/pipeline/expert-layout.js';
+import { FetchQueue } from '../../dist/pipeline/fetch-queue.js';
+import { allocateShared } from '../../dist/pipeline/memory.js';
+import { placeSlots, Slab, type SlabShape, slotCount } from '../../dist/pipeline/slab.js';
+import { readError, Tickets } from '../../dist/pipeline/tickets.js';
+import { ExpertScheduler } from '../../dist/workers/expert-scheduler.js';
+import { temporaryFolder } from '../support/folder.js';
+
+const LAYERS = 4;
+const EXPERTS = 24;
+const TOP_K = 3;
+/** Two sizes of experts, so two size classes; none a multiple of a page. */
+const MATRIX_BYTES = [
+  [7000, 7000, 9001],
+  [20_000, 20_000, 50_003],
+];
+
+interface Rig {
+  readonly scheduler: ExpertScheduler;
+  readonly computed: { layer: number; expert: number }[];
+  end(): Promise<{ bytesRead: number }>;
+}
+
+function layersOf(): { layers: LayerSource[]; fileBytes: number } {
+  let offsetBytes = 64;
+  const layers = Array.from({ length: LAYERS }, (_, layer) => ({
+    spans: MATRIX_BYTES[layer % 2]!.map((byteLength) => {
+      const span = { file: 0, offsetBytes, strideBytes: byteLength, byteLength };
+      offsetBytes += EXPERTS * byteLength + 96;
+      return span;
+    }),
+  })) as unknown as LayerSource[];
+  return { layers, fileBytes: offsetBytes };
+}
+
+/** Incompressible and position-dependent, so that any misplaced byte shows. */
+function randomBytes(count: number): Buffer {
+  const bytes = Buffer.alloc(count);
+  let state = 12345;
+  for (let at = 0; at < count; at++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    bytes[at] = state >>> 24;
+  }
+  return bytes;
+}
+
+const { layers, fileBytes } = layersOf();
+const content = randomBytes(fileBytes);
+const path = join(temporaryFolder(), 'experts.bin');
+writeFileSync(path, content);
+
+interface RigOptions {
+  readonly engine: ReadEngine;
+  readonly split: number;
+  readonly mostUnderWay: number;
+  readonly policy: Policy;
+  readonly direct: boolean;
+  readonly queueSlots: number;
+}
+
+function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: RigOptions): Rig {
+  const io = loadIo();
+  const { fd } = io.open(path, direct);
+  const wakeFd = engine === 'uring' ? io.createWakeFd() : -1;
+  const sizes = [slotBytesOf(layers[0]!), slotBytesOf(layers[1]!)] as const;
+  const shape: SlabShape = {
+    layers: LAYERS,
+    experts: EXPERTS,
+    classes: [
+      { slotBytes: sizes[0], slots: 3 * TOP_K, firstSlot: 0 },
+      { slotBytes: sizes[1], slots: 4 * TOP_K, firstSlot: 3 * TOP_K },
+    ],
+    classOfLayer: [0, 1, 0, 1],
+  };
+  const { segmentBytes, places } = placeSlots(shape);
+  const segments = segmentBytes.map(allocateShared);
+  const control = new ControlBlock();
+  const queue = FetchQueue.create(queueSlots, mostUnderWay, wakeFd, (each) => io.signalWakeFd(each));
+  const tickets = Tickets.create(slotCount(shape));
+  const readers = new ReaderPool(engine, 4);
+  readers.start({
+    control: control.words,
+    queue: queue.handle(),
+    tickets: tickets.words,
+    fds: [fd],
+    segments,
+  });
+  const computed: { layer: number; expert: number }[] = [];
+  const scheduler = new ExpertScheduler({
+    backend: {
+      shared: () => {},
+      expert: (layer, expert, segment, gate, up, down) => {
+        computed.push({ layer, expert });
+        [gate, up, down].forEach((at, span) => {
+          const { offsetBytes, strideBytes, byteLength } = layers[layer]!.spans[span]!;
+          const from = offsetBytes + expert * strideBytes;
+          const slot = Buffer.from(segments[segment]!.subarray(at, at + byteLength));
+          if (!slot.equals(content.subarray(from, from + byteLength)))
+            throw new Error(`wrong bytes: ${layer}/${expert}`);
+        });
+      },
+    },
+    slab: new Slab(shape, policy),
+    places,
+    firstSegment: 0,
+    layout: new ExpertLayout(layers, [fileBytes], split),
+    queue,
+    tickets,
+    control,
+    experts: EXPERTS,
+    expertsPerToken: TOP_K,
+    readTimeoutMillis: 10_000,
+    readError: (failure, layer, expert) => readError(failure, path, `${layer}/${expert}`, String),
+  });
+  return {
+    scheduler,
+    computed,
+    end: async () => {
+      control.shutDown();
+      queue.interrupt();
+      const totals = await readers.end();
+      io.close(fd);
+      if (wakeFd >= 0) io.close(wakeFd);
+      return { bytesRead: totals.reduce((sum, each) => sum + each.bytesRead, 0) };
+    },
+  };
+}
+
+const expertIds = fc.uniqueArray(fc.integer({ min: 0, max: EXPERTS - 1 }), { minLength: 1, maxLength: 8 });
+const hint = fc.record({ layer: fc.nat(LAYERS - 1), expert: fc.nat(EXPERTS - 1) });
+const step = fc.record({ ids: expertIds, hints: fc.array(hint, { maxLength: 6 }) });
+
+describe.each(['threads', 'uring'] as const)('reading with %s', (engine) => {
+  it('computes every wanted expert once, from its own bytes', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          engine: fc.constant(engine),
+          split: fc.constantFrom(1, 2, 3, 4, 5, 8, 16),
+          mostUnderWay: fc.constantFrom(1, 2, 4, 13),
+          policy: fc.constantFrom(...POLICIES),
+          direct: fc.boolean(),
+          queueSlots: fc.constantFrom(2, 16, 128),
+        }),
+        fc.array(step, { minLength: 1, maxLength: 40 }),
+        async (options, steps) => {
+          const rig = startRig(options);
+          try {
+            steps.forEach(({ ids, hints }, index) => {
+              const layer = index % LAYERS;
+              rig.computed.length = 0;
+              // Twice each, as two rows of a batch would want them.
+              expect(rig.scheduler.runLayer(layer, Int32Array.from([...ids, ...ids]), 2 * ids.length)).toBe(
+                true,
+              );
+              const experts = rig.computed.map((each) => each.expert);
+              expect(experts.toSorted((a, b) => a - b)).toEqual(ids.toSorted((a, b) => a - b));
+              for (const each of hints) rig.scheduler.prefetch(each.layer, each.expert);
+            });
+            const { lookups, hits, lateHits, misses, prefetchFailures } = rig.scheduler.counters;
+            expect(hits + lateHits + misses).toBe(lookups);
+            expect(prefetchFailures).toBe(0);
+          } finally {
+            await rig.end();
+          }
+        },
+      ),
+      { numRuns: 12 },
+    );
+  });
+});
+
+describe('the file of random experts', () => {
+  it('is what the rig compares with', () => {
+    const file = openSync(path, 'r');
+    const bytes = Buffer.alloc(100);
+    readSync(file, bytes, 0, 100, 1000);
+    closeSync(file);
+    expect(bytes.equals(content.subarray(1000, 1100))).toBe(true);
+  });
+});
