@@ -32,7 +32,10 @@ const { values, positionals } = parseArgs({
 const ROUNDS = Number(values.rounds);
 const SECONDS = Number(values.seconds);
 const path = positionals[0] ?? join(tmpdir(), 'moestream-bench-397b.gguf');
-const FIO_DEPTHS = [4, 8, 16, 32];
+/** A hundred reads under way fill as much memory as our slab of four layers; few of them as much as our small one. */
+const LARGE_DEPTH = 100;
+const FIO_DEPTHS = { io_uring: [4, 8, 16, LARGE_DEPTH], psync: [4, 16, LARGE_DEPTH] } as const;
+const SMALL_EXPERTS = 4;
 const WINDOWS = [0, 1, 2, 4];
 /** fio takes about as long to start. A rate limiter in front of a virtual disk saves up for bursts meanwhile. */
 const REST_MILLIS = 500;
@@ -95,6 +98,8 @@ function fio(
     '--norandommap',
     '--randrepeat=0',
     '--time_based',
+    // Until fio has touched all of its memory: that is slow, and ours has been touched.
+    `--ramp_time=${depth === LARGE_DEPTH ? 3 : 1}`,
     `--runtime=${Math.max(1, Math.round(SECONDS))}`,
     '--group_reporting',
     '--output-format=json',
@@ -141,25 +146,50 @@ function range(values: readonly number[]): string {
   return `${gigabytes(median(values))} [${gigabytes(Math.min(...values))}-${gigabytes(Math.max(...values))}]`;
 }
 
-const OURS: readonly DiskSetting[] = [
-  { engine: 'uring', io: 'direct', split: 1, readers: 1, window: 0 },
-  { engine: 'uring', io: 'direct', split: 4, readers: 1, window: 0 },
-  { engine: 'threads', io: 'direct', split: 1, readers: 16, window: 0 },
-  { engine: 'threads', io: 'direct', split: 4, readers: 16, window: 0 },
-];
+type Memory = 'slab' | 'cache';
 
-/** One comparison: every setting of both once per round. */
+interface Ours {
+  readonly rig: Rig;
+  readonly memory: Memory;
+  readonly setting: DiskSetting;
+}
+
+function oursOf(large: Rig, small: Rig): readonly Ours[] {
+  const setting = (engine: DiskSetting['engine'], split: number): DiskSetting => ({
+    engine,
+    io: 'direct',
+    split,
+    readers: engine === 'uring' ? 1 : 16,
+    window: 0,
+  });
+  return [
+    { rig: large, memory: 'slab', setting: setting('uring', 1) },
+    { rig: large, memory: 'slab', setting: setting('uring', 4) },
+    { rig: large, memory: 'slab', setting: setting('threads', 1) },
+    { rig: large, memory: 'slab', setting: setting('threads', 4) },
+    { rig: small, memory: 'cache', setting: setting('uring', 1) },
+    { rig: small, memory: 'cache', setting: setting('threads', 1) },
+  ];
+}
+
+const memoryOf = ({ depth }: FioSetting): Memory => (depth === LARGE_DEPTH ? 'slab' : 'cache');
+
+interface Fio {
+  readonly settings: readonly FioSetting[];
+  readonly sizes: readonly number[];
+  readonly buffers: ReturnType<typeof hugeBuffers>;
+}
+
+/** One comparison: every setting of both once per round. Returns the fastest of fio's settings for each memory. */
 async function compare(
-  rig: Rig,
-  fioSettings: readonly FioSetting[],
-  sizes: readonly number[],
-  buffers: ReturnType<typeof hugeBuffers>,
+  ours: readonly Ours[],
+  { settings, sizes, buffers }: Fio,
   spinners: Spinners | undefined,
 ): Promise<readonly FioSetting[]> {
-  const fioTurns = fioSettings.map((): FioTurn[] => []);
-  const ourTurns = OURS.map((): Turn[] => []);
-  const kept = OURS.map((): number[] => []);
-  const fioKept = fioSettings.map((): number[] => []);
+  const fioTurns = settings.map((): FioTurn[] => []);
+  const ourTurns = ours.map((): Turn[] => []);
+  const fioKept = settings.map((): number[] => []);
+  const ourKept = ours.map((): number[] => []);
   const idle: number[] = [];
   const watched = async <T>(rates: number[], work: () => Promise<T>): Promise<T> => {
     await spinners?.mark();
@@ -168,60 +198,44 @@ async function compare(
     return result;
   };
   for (let round = 0; round < ROUNDS; round++) {
-    if (spinners !== undefined)
-      await watched(idle, () => new Promise((resolve) => setTimeout(resolve, SECONDS * 1000)));
-    for (const [index, setting] of fioSettings.entries())
+    if (spinners !== undefined) await watched(idle, rest);
+    for (const [index, setting] of settings.entries())
       fioTurns[index]!.push(await watched(fioKept[index]!, () => fio(setting, sizes, buffers)));
-    for (const [index, setting] of OURS.entries()) {
+    for (const [index, { rig, setting }] of ours.entries()) {
       await rest();
-      ourTurns[index]!.push(await watched(kept[index]!, () => rig.turn(setting, SECONDS)));
+      ourTurns[index]!.push(await watched(ourKept[index]!, () => rig.turn(setting, SECONDS)));
     }
   }
   const keptText = (rates: readonly number[]): string =>
-    rates.length === 0 ? '' : `  compute kept ${Math.round((100 * median(rates)) / median(idle))} %`;
-  const bestOf = (engine: FioSetting['engine']): number => {
-    const speeds = fioSettings.map((setting, index) =>
-      setting.engine === engine ? median(fioTurns[index]!.map((turn) => turn.bytesPerSecond)) : 0,
-    );
+    rates.length === 0 ? '' : `, compute kept ${Math.round((100 * median(rates)) / median(idle))} %`;
+  const speedsOf = (index: number): number[] => fioTurns[index]!.map((turn) => turn.bytesPerSecond);
+  const fastest = (memory: Memory): number => {
+    const speeds = settings.map((each, index) => (memoryOf(each) === memory ? median(speedsOf(index)) : -1));
     return speeds.indexOf(Math.max(...speeds));
   };
-  for (const [index, { engine, depth }] of fioSettings.entries()) {
-    const turns = fioTurns[index]!;
-    const cpu = median(turns.map((turn) => turn.cpuSecondsPerGigabyte)).toFixed(3);
-    const speed = range(turns.map((turn) => turn.bytesPerSecond));
+  for (const [index, each] of settings.entries()) {
+    const name = `fio ${each.engine}, ${each.depth} under way`.padEnd(30);
+    const cpu = median(fioTurns[index]!.map((turn) => turn.cpuSecondsPerGigabyte)).toFixed(3);
     console.log(
-      `fio ${engine.padEnd(8)} depth ${String(depth).padStart(2)}   ${speed} GB/s  CPU ${cpu} s/GB${keptText(fioKept[index]!)}`,
+      `${memoryOf(each).padEnd(6)} ${name} ${range(speedsOf(index))} GB/s, CPU ${cpu} s/GB${keptText(fioKept[index]!)}`,
     );
   }
-  for (const [index, setting] of OURS.entries()) {
+  for (const [index, { memory, setting }] of ours.entries()) {
     const point = pointOf(setting, ourTurns[index]!);
     const speeds = ourTurns[index]!.map((turn) => turn.bytes / turn.seconds);
-    const ratioTo = (best: number): string => {
-      const perRound = speeds.map((speed, round) => speed / fioTurns[best]![round]!.bytesPerSecond);
-      return median(perRound).toFixed(2);
-    };
-    const ratios = `${ratioTo(bestOf('io_uring'))} of fio io_uring, ${ratioTo(bestOf('psync'))} of fio psync`;
+    const name = `our ${setting.engine}, split ${setting.split}`.padEnd(30);
     const cpu = point.cpuSecondsPerGigabyte.toFixed(3);
+    const best = settings.length === 0 ? undefined : speedsOf(fastest(memory));
+    const ratio =
+      best === undefined
+        ? ''
+        : `, ${median(speeds.map((speed, round) => speed / best[round]!)).toFixed(2)} of the fastest fio`;
+    const layer = `, layer p50 ${point.p50Millis.toFixed(1)} p99 ${point.p99Millis.toFixed(1)} ms`;
     console.log(
-      `our ${setting.engine.padEnd(8)} split ${setting.split}    ${range(speeds)} GB/s  CPU ${cpu} s/GB  ` +
-        `p50 ${point.p50Millis.toFixed(1)} p99 ${point.p99Millis.toFixed(1)} ms  ${ratios}${keptText(kept[index]!)}`,
+      `${memory.padEnd(6)} ${name} ${range(speeds)} GB/s, CPU ${cpu} s/GB${layer}${ratio}${keptText(ourKept[index]!)}`,
     );
   }
-  return [fioSettings[bestOf('io_uring')]!, fioSettings[bestOf('psync')]!];
-}
-
-/** Without fio: our engines alone. */
-async function compareOurs(rig: Rig, spinners: Spinners | undefined): Promise<void> {
-  const turns = OURS.map((): Turn[] => []);
-  for (let round = 0; round < ROUNDS; round++)
-    for (const [index, setting] of OURS.entries()) turns[index]!.push(await rig.turn(setting, SECONDS));
-  for (const [index, setting] of OURS.entries()) {
-    const { bytesPerSecond, cpuSecondsPerGigabyte: cpu } = pointOf(setting, turns[index]!);
-    const name = `our ${setting.engine} split ${setting.split}`;
-    console.log(
-      `${name}: ${gigabytes(bytesPerSecond)} GB/s  CPU ${cpu.toFixed(3)} s/GB${spinners ? ', computing' : ''}`,
-    );
-  }
+  return settings.length === 0 ? [] : [settings[fastest('slab')]!, settings[fastest('cache')]!];
 }
 
 /** Splits and windows of both engines. */
@@ -283,35 +297,37 @@ const notice = (sentence: string): void => console.log(`(${sentence})`);
 const workload = openWorkload(path, { notice });
 readOnce(workload);
 const rig = new Rig(loadIo(), workload, notice);
+const small = new Rig(loadIo(), { ...workload, expertsPerLayer: SMALL_EXPERTS }, notice, 1);
 const sizes = chunkSizes(workload);
 const hugeShare = Math.round((100 * rig.hugePageBytes) / rig.slabBytes);
+const megabytes = (bytes: number): string => `${Math.round(bytes / 1e6)} MB`;
 console.log(
   `${path}: layers of ${workload.expertsPerLayer} experts, each of reads of ${sizes.join(' + ')} bytes`,
 );
 console.log(
-  `slab ${(rig.slabBytes / 1e6).toFixed(0)} MB, ${hugeShare} % in huge pages; ${ROUNDS} rounds of ${SECONDS} s`,
+  `slab: ${megabytes(rig.slabBytes)}, ${hugeShare} % in huge pages; ` +
+    `cache: layers of ${SMALL_EXPERTS} experts, ${megabytes(small.slabBytes)}; ${ROUNDS} rounds of ${SECONDS} s`,
 );
 const hasFio = spawnSync('fio', ['--version']).status === 0;
 if (!hasFio) console.log('fio is not installed (Debian and Ubuntu: apt-get install fio): our engines alone');
-const buffers = hugeBuffers(Math.max(...FIO_DEPTHS) * Math.max(...sizes) * 2);
+const buffers = hugeBuffers(1.1 * LARGE_DEPTH * Math.max(...sizes));
 if (hasFio) console.log(`fio reads into ${buffers.name}`);
 try {
-  console.log('\nalone');
+  const ours = oursOf(rig, small);
   const all = (['io_uring', 'psync'] as const).flatMap((engine) =>
-    FIO_DEPTHS.map((depth) => ({ engine, depth })),
+    FIO_DEPTHS[engine].map((depth) => ({ engine, depth })),
   );
-  const best = hasFio
-    ? await compare(rig, all, sizes, buffers, undefined)
-    : await compareOurs(rig, undefined);
+  console.log('\nalone');
+  const best = await compare(ours, { settings: hasFio ? all : [], sizes, buffers }, undefined);
   console.log('\nwhile every core computes');
   const spinners = await Spinners.start();
   try {
-    if (best !== undefined) await compare(rig, best, sizes, buffers, spinners);
-    else await compareOurs(rig, spinners);
+    await compare(ours, { settings: best, sizes, buffers }, spinners);
   } finally {
     spinners.end();
   }
   await tuningTable(rig);
 } finally {
   await rig.close();
+  await small.close();
 }

@@ -33,6 +33,8 @@ export const ERROR_CODES = [
   'DISK_FULL',
   /** The folder cannot take this pack: it holds something else, or another process is at work in it. */
   'PACK_REFUSED',
+  /** A saved sequence is damaged, of another model, or longer than the context. */
+  'STATE_REFUSED',
   /** A worker thread died or stopped answering. */
   'WORKER_FAILED',
   /** The caller's AbortSignal fired. */

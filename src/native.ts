@@ -141,6 +141,20 @@ export interface Backend {
   bindLogits(logits: Float32Array): void;
   /** Empties the KV cache and the DeltaNet state of a sequence. */
   resetSequence(sequence: number): void;
+  /** `to` forgets what it held and goes on as `from` would. Throws when the last step of `from` did not end. */
+  copySequence(from: number, to: number): void;
+  /** The length of a saved sequence that holds so many positions. */
+  sequenceBytes(positions: number): number;
+  /**
+   * Writes a sequence, to be restored by a backend of the same model and precision, and returns the bytes written. Throws
+   * when its last step did not end or `into` is too short.
+   */
+  saveSequence(sequence: number, into: Uint8Array): number;
+  /**
+   * Makes a sequence what was saved; `from` is exactly the bytes of the state. Use `restoreSequence` below: what cannot be
+   * restored is refused with an Error whose `code` is STATE_REFUSED, before anything is changed.
+   */
+  restoreSequence(sequence: number, from: Uint8Array): void;
   begin(rowCount: number): void;
   /** Norm, attention or DeltaNet, residual, norm, router: fills the bound routes for every row. */
   mix(layer: number): void;
@@ -171,6 +185,17 @@ export interface CpuAddon {
   dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
   /** Whether the backend multiplies matrices of this ggml type. */
   supportsType(type: number): boolean;
+}
+
+/** Restores a saved sequence. Throws STATE_REFUSED for bytes that are damaged, of another model or too long. */
+export function restoreSequence(backend: Backend, sequence: number, from: Uint8Array): void {
+  try {
+    backend.restoreSequence(sequence, from);
+  } catch (cause) {
+    const refused = cause instanceof Error && 'code' in cause && cause.code === 'STATE_REFUSED';
+    if (!refused) throw cause;
+    throw new MoestreamError('STATE_REFUSED', cause.message, { cause });
+  }
 }
 
 const require = createRequire(import.meta.url);

@@ -17,6 +17,7 @@
 #include "backend.h"
 #include "dequantize.h"
 #include "footprint.h"
+#include "saved_sequence.h"
 
 namespace {
 
@@ -141,6 +142,10 @@ auto guarded(Napi::Env env, const Work& work) {
     return work();
   } catch (const Napi::Error&) {
     throw;
+  } catch (const StateRefused& refused) {
+    const Napi::Error error = Napi::Error::New(env, refused.what());
+    error.Set("code", Napi::String::New(env, "STATE_REFUSED"));
+    throw error;
   } catch (const std::bad_alloc&) {
     throw Napi::Error::New(env, "the system has no memory for the backend's buffers");
   } catch (const std::exception& error) {
@@ -165,6 +170,10 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
                            InstanceMethod<&BackendObject::bind_slab>("bindSlab"),
                            InstanceMethod<&BackendObject::bind_logits>("bindLogits"),
                            InstanceMethod<&BackendObject::reset_sequence>("resetSequence"),
+                           InstanceMethod<&BackendObject::copy_sequence>("copySequence"),
+                           InstanceMethod<&BackendObject::save_sequence>("saveSequence"),
+                           InstanceMethod<&BackendObject::restore_sequence>("restoreSequence"),
+                           InstanceMethod<&BackendObject::sequence_bytes>("sequenceBytes"),
                            InstanceMethod<&BackendObject::begin>("begin"),
                            InstanceMethod<&BackendObject::mix>("mix"),
                            InstanceMethod<&BackendObject::shared>("shared"),
@@ -239,6 +248,27 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
 
   void reset_sequence(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] { open().reset_sequence(count(info[0], "sequence")); });
+  }
+
+  void copy_sequence(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().copy_sequence(count(info[0], "from"), count(info[1], "to")); });
+  }
+
+  Napi::Value save_sequence(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const std::size_t bytes = open().save_sequence(count(info[0], "sequence"), bytes_view(info[1], "into"));
+      return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+    });
+  }
+
+  void restore_sequence(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { open().restore_sequence(count(info[0], "sequence"), bytes_view(info[1], "from")); });
+  }
+
+  Napi::Value sequence_bytes(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      return Napi::Number::New(info.Env(), static_cast<double>(open().sequence_bytes(count(info[0], "positions"))));
+    });
   }
 
   void begin(const Napi::CallbackInfo& info) {

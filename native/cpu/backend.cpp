@@ -15,6 +15,7 @@
 #include "norm.h"
 #include "rope.h"
 #include "router.h"
+#include "saved_sequence.h"
 
 namespace moestream::cpu {
 namespace {
@@ -56,6 +57,7 @@ Weights& Backend::unsealed_weights() {
 
 void Backend::seal() {
   unsealed_weights().seal();
+  fingerprint_ = model_fingerprint(config_, weights_);
   sealed_ = true;
 }
 
@@ -75,13 +77,59 @@ void Backend::bind_slab(std::vector<std::span<const std::uint8_t>> segments) { s
 
 void Backend::bind_logits(std::span<float> logits) { logits_ = logits; }
 
-void Backend::reset_sequence(std::size_t sequence) {
+void Backend::check_sequence(std::size_t sequence) const {
   if (sequence >= config_.max_sequences) refuse("sequence " + std::to_string(sequence) + " does not exist");
+}
+
+void Backend::check_settled(std::size_t sequence) const {
+  check_sequence(sequence);
+  if (!sequences_.settled(sequence)) {
+    refuse("the last step of sequence " + std::to_string(sequence) + " did not end; reset it");
+  }
+}
+
+// A step cannot go on when one of its sequences has become another.
+void Backend::leave_step_of(std::size_t sequence) {
   const bool in_step = next_ != Next::kBegin && std::ranges::any_of(batch_.runs, [sequence](const Run& run) {
     return run.sequence == sequence;
   });
   if (in_step) next_ = Next::kBegin;
+}
+
+void Backend::reset_sequence(std::size_t sequence) {
+  check_sequence(sequence);
+  leave_step_of(sequence);
   sequences_.reset(sequence);
+}
+
+void Backend::copy_sequence(std::size_t from, std::size_t to) {
+  check_settled(from);
+  check_sequence(to);
+  if (from == to) return;
+  leave_step_of(to);
+  sequences_.copy(from, to);
+}
+
+std::size_t Backend::save_sequence(std::size_t sequence, std::span<std::uint8_t> into) const {
+  if (!sealed_) refuse("saveSequence before seal");
+  check_settled(sequence);
+  return moestream::cpu::save_sequence(config_, fingerprint_, sequences_, sequence, into);
+}
+
+void Backend::restore_sequence(std::size_t sequence, std::span<const std::uint8_t> from) {
+  if (!sealed_) refuse("restoreSequence before seal");
+  check_sequence(sequence);
+  const std::size_t positions = checked_positions(config_, fingerprint_, from);
+  leave_step_of(sequence);
+  load_sequence(sequences_, sequence, positions, from);
+}
+
+std::size_t Backend::sequence_bytes(std::size_t positions) const {
+  if (positions > config_.context_length) {
+    refuse(std::to_string(positions) + " positions are more than the context of " +
+           std::to_string(config_.context_length));
+  }
+  return saved_bytes(config_, positions);
 }
 
 void Backend::expect(Next next, const char* call) const {

@@ -32,6 +32,14 @@ class Backend {
   void bind_logits(std::span<float> logits);
 
   void reset_sequence(std::size_t sequence);
+  // A sequence whose last step did not end can be neither copied nor saved.
+  void copy_sequence(std::size_t from, std::size_t to);
+  // Returns the bytes written.
+  std::size_t save_sequence(std::size_t sequence, std::span<std::uint8_t> into) const;
+  // Throws StateRefused, and changes nothing then.
+  void restore_sequence(std::size_t sequence, std::span<const std::uint8_t> from);
+  std::size_t sequence_bytes(std::size_t positions) const;
+
   void begin(std::size_t row_count);
   void mix(std::size_t layer);
   void shared(std::size_t layer);
@@ -43,6 +51,9 @@ class Backend {
  private:
   enum class Next { kBegin, kMix, kCombine, kLogits };
 
+  void check_sequence(std::size_t sequence) const;
+  void check_settled(std::size_t sequence) const;
+  void leave_step_of(std::size_t sequence);
   void expect(Next next, const char* call) const;
   void expect_layer(Next next, std::size_t layer, const char* call) const;
   Batch read_batch(std::size_t row_count) const;
@@ -69,6 +80,7 @@ class Backend {
   std::span<float> logits_;             // (slots, vocabulary)
 
   bool sealed_ = false;
+  std::uint64_t fingerprint_ = 0;  // once sealed
   Next next_ = Next::kBegin;
   std::size_t next_layer_ = 0;
   bool shared_done_ = false;

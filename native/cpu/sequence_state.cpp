@@ -3,6 +3,7 @@
 #include "sequence_state.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace moestream::cpu {
 namespace {
@@ -81,6 +82,33 @@ void SequenceStore::reset(std::size_t sequence) {
   const std::size_t floats = config_.delta_layer_count() * delta_layer_floats(config_);
   const std::span<float> state = state_.at(Slice<float>{sequence * floats * sizeof(float), floats});
   std::ranges::fill(state, 0.0f);
+}
+
+std::vector<std::span<std::byte>> SequenceStore::parts(std::size_t sequence, std::size_t positions) const {
+  std::vector<std::span<std::byte>> found;
+  if (positions == 0) return found;
+  for (std::size_t layer = 0; layer < config_.layers; ++layer) {
+    if (!config_.is_attention(layer)) {
+      found.push_back(std::as_writable_bytes(std::span(delta_layer(sequence, layer), delta_layer_floats(config_))));
+      continue;
+    }
+    for (std::size_t head = 0; head < config_.kv_heads; ++head) {
+      const std::size_t count = positions * config_.head_dim;
+      found.push_back(std::as_writable_bytes(std::span(keys(sequence, layer, head), count)));
+      found.push_back(std::as_writable_bytes(std::span(values(sequence, layer, head), count)));
+    }
+  }
+  return found;
+}
+
+void SequenceStore::copy(std::size_t from, std::size_t to) {
+  if (from == to) return;
+  const std::size_t positions = sequences_[from].token_count;
+  reset(to);
+  const auto source = parts(from, positions);
+  const auto target = parts(to, positions);
+  for (std::size_t i = 0; i < source.size(); ++i) std::memcpy(target[i].data(), source[i].data(), source[i].size());
+  sequences_[to] = sequences_[from];
 }
 
 }  // namespace moestream::cpu

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "memory.h"
@@ -31,6 +32,12 @@ class SequenceStore {
   void extend(std::size_t sequence, std::size_t tokens);
   void settle(std::size_t sequence) { sequences_[sequence].settled = true; }
   void reset(std::size_t sequence);
+  // `to` forgets what it was and becomes what `from` is.
+  void copy(std::size_t from, std::size_t to);
+
+  // All that a sequence of so many positions remembers, in an order that depends on the configuration alone; nothing
+  // for 0 positions.
+  std::vector<std::span<std::byte>> parts(std::size_t sequence, std::size_t positions) const;
 
   static std::size_t kv_bytes(const ModelConfig& config);
   static std::size_t state_bytes(const ModelConfig& config);

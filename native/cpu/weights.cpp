@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "dequantize.h"
+#include "fingerprint.h"
 #include "memory.h"
 
 namespace moestream::cpu {
@@ -184,6 +185,23 @@ void transpose(Vector& vector) {
   vector = Vector{vector.rows, vector.cols, std::move(transposed)};
 }
 
+// Samples of the bytes are enough to tell models apart: training and quantising change all of a tensor.
+std::uint64_t tensor_fingerprint(const std::string& name, std::uint32_t type, std::size_t cols, std::size_t rows,
+                                 std::span<const std::uint8_t> bytes) {
+  constexpr std::size_t kSamples = 64;
+  constexpr std::size_t kSampleBytes = 32;
+  Fingerprint sum;
+  sum.add({reinterpret_cast<const std::uint8_t*>(name.data()), name.size()});
+  sum.add(type);
+  sum.add(cols);
+  sum.add(rows);
+  const std::size_t stride = std::max(kSampleBytes, bytes.size() / kSamples);
+  for (std::size_t at = 0; at < bytes.size(); at += stride) {
+    sum.add(bytes.subspan(at, std::min(kSampleBytes, bytes.size() - at)));
+  }
+  return sum.value();
+}
+
 TensorType expert_type(std::uint32_t id, std::size_t cols, std::size_t layer) {
   const TypeTraits* type = find_type(id);
   const std::string name = full_name("ffn_*_exps.weight", static_cast<std::int64_t>(layer));
@@ -205,13 +223,14 @@ void Weights::set(const std::string& name, std::int64_t layer, std::uint32_t typ
   const GivenTensor given = checked_tensor(full, type, cols, rows, bytes);
   if (layer < 0) {
     store(global_, find_spec(kGlobalTensors, name, full), full, given);
-    return;
+  } else {
+    const std::size_t index = static_cast<std::size_t>(layer);
+    if (index >= config_.layers) throw std::invalid_argument(full + " is beyond the last layer");
+    const auto& spec = find_spec(kLayerTensors, name, full);
+    if (!applies(spec.scope, config_, index)) throw std::invalid_argument(full + " has no place in this kind of layer");
+    store(layers_[index], spec, full, given);
   }
-  const std::size_t index = static_cast<std::size_t>(layer);
-  if (index >= config_.layers) throw std::invalid_argument(full + " is beyond the last layer");
-  const auto& spec = find_spec(kLayerTensors, name, full);
-  if (!applies(spec.scope, config_, index)) throw std::invalid_argument(full + " has no place in this kind of layer");
-  store(layers_[index], spec, full, given);
+  fingerprint_ += tensor_fingerprint(full, type, cols, rows, bytes);
 }
 
 void Weights::set_expert_types(std::size_t layer, std::uint32_t gate, std::uint32_t up, std::uint32_t down) {

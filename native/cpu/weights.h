@@ -86,6 +86,8 @@ class Weights {
 
   const LayerWeights& layer(std::size_t index) const { return layers_[index]; }
   const GlobalWeights& global() const { return global_; }
+  // Of names, shapes, types and samples of the bytes, whatever the order in which they were given.
+  std::uint64_t fingerprint() const { return fingerprint_; }
 
   // Bytes of the small tensors that are kept as float32.
   static std::size_t kept_bytes(const ModelConfig& config);
@@ -96,6 +98,7 @@ class Weights {
   const ModelConfig& config_;
   std::vector<LayerWeights> layers_;
   GlobalWeights global_;
+  std::uint64_t fingerprint_ = 0;
 };
 
 }  // namespace moestream::cpu

@@ -37,7 +37,7 @@ interface DiskbenchFlags {
 const BUILT_IN_MODEL = fileURLToPath(new URL('../../models/tldr-UD_Q3_K_XL.gguf', import.meta.url));
 /** What a whole run may take; starting threads and memory comes on top. */
 const DEFAULT_SECONDS = 52;
-const QUICK_SECONDS = 12;
+const QUICK_SECONDS = 11;
 const ROUNDS = 3;
 /** Below this a table is squeezed. */
 const WIDE_COLUMNS = 80;

@@ -49,7 +49,10 @@ export interface Turn {
 const QUEUE_SLOTS = 512;
 /** What io_uring may have under way without a window: the engine's default. */
 const QUEUE_DEPTH = 64;
-/** Layers whose experts have slots of their own, so that no read meets memory that the processor has in its cache. */
+/**
+ * Layers whose experts have slots of their own. With few slots reads meet memory that is still in a processor's cache and
+ * look 35 % faster than they ever are with a real slab (2.85 GB/s into 21 MB, 2.1 into 87 MB and more, one virtual disk).
+ */
 const LAYERS_IN_SLAB = 4;
 const SLAB_BYTES_MAX = 1024 ** 3;
 const READ_TIMEOUT_MILLIS = 30_000;
@@ -113,13 +116,18 @@ export class Rig {
   private readonly slots: Int32Array;
   private nextSlot = 0;
 
-  constructor(io: IoAddon, workload: Workload, notice: (sentence: string) => void) {
+  constructor(
+    io: IoAddon,
+    workload: Workload,
+    notice: (sentence: string) => void,
+    slabLayers: number = LAYERS_IN_SLAB,
+  ) {
     this.io = io;
     this.workload = workload;
     this.notice = notice;
     this.expertsPerLayer = workload.expertsPerLayer;
     const slotBytes = Math.max(...workload.layers.map(slotBytesOf));
-    const wanted = LAYERS_IN_SLAB * this.expertsPerLayer;
+    const wanted = slabLayers * this.expertsPerLayer;
     const slots = Math.max(this.expertsPerLayer, Math.min(wanted, Math.floor(SLAB_BYTES_MAX / slotBytes)));
     const { segmentBytes, places } = placeSlots({
       layers: 1,

@@ -205,9 +205,11 @@ export class Pipeline {
   async close(): Promise<void> {
     this.control.shutDown();
     this.interrupt();
-    const stages = [this.compute.end(), this.predict.end(), this.sample.end()];
+    const stages = Promise.all([this.compute.end(), this.predict.end(), this.sample.end()]);
     const totals = await this.readers.end();
-    await Promise.all(stages);
+    await stages;
+    // A loop over an answer that was left standing must not keep this pipeline's memory.
+    await this.active?.abandon();
     for (const { notice } of totals) if (notice !== undefined) this.settings.notice(notice);
     closeModelFiles(this.io, this.files);
     if (this.wakeFd >= 0) this.io.close(this.wakeFd);
@@ -368,12 +370,22 @@ export class ActiveRun {
     this.cleanups.push(cleanup);
   }
 
-  /** Stops what still runs and waits until every stage is at rest. Throws the first failure, if there was one. */
-  async end(): Promise<RunTotals> {
+  private async rest(): Promise<void> {
     this.hooks.stop();
     await Promise.allSettled(Object.values(this.stages));
-    for (const cleanup of this.cleanups) cleanup();
+    for (const cleanup of this.cleanups.splice(0)) cleanup();
     this.hooks.ended();
+  }
+
+  /** Ends the run for a driver that does not come back; if it does, it is told. */
+  async abandon(): Promise<void> {
+    this.fail(new MoestreamError('ENGINE_STATE', 'the engine was closed during a generation'));
+    await this.rest();
+  }
+
+  /** Stops what still runs and waits until every stage is at rest. Throws the first failure, if there was one. */
+  async end(): Promise<RunTotals> {
+    await this.rest();
     if (this.failure !== undefined) throw this.failure.error;
     const { compute, predict, sample } = this.stages;
     return { compute: await compute, predict: await predict, sample: await sample };

@@ -11,10 +11,10 @@ import { openModel } from '../../dist/model/model.js';
 import { budgetFor, freeByVmStat, memoryLimit } from '../../dist/pipeline/budget.js';
 import { slotCount } from '../../dist/pipeline/slab.js';
 import { runCli } from '../support/cli.js';
-import { scratchFolder } from '../support/folder.js';
+import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
 
-const env = { XDG_CACHE_HOME: scratchFolder() };
+const env = { XDG_CACHE_HOME: temporaryFolder() };
 
 async function planJson(...args: string[]): Promise<PlanReport> {
   const run = await runCli(['plan', BUILT_IN_MODEL, '--json', ...args], { env });

@@ -1,7 +1,7 @@
 /** `moestream diskbench`: what it reports and what it keeps. Nothing here depends on how fast the disk is. */
-import { execFileSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { report } from '../../dist/cli/diskbench.js';
@@ -9,10 +9,10 @@ import { deviceByMounts, deviceOf } from '../../dist/disk/device.js';
 import { combinedSettings, type DiskMeasurement, defaultSettings, pointOf } from '../../dist/disk/measure.js';
 import { bestPoint, measurementPath, storedMeasurement, storeMeasurement } from '../../dist/disk/store.js';
 import { runCli } from '../support/cli.js';
-import { scratchFolder } from '../support/folder.js';
+import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
 
-const folder = scratchFolder();
+const folder = temporaryFolder();
 const env = { XDG_CACHE_HOME: join(folder, 'cache') };
 const cacheHome = process.env.XDG_CACHE_HOME;
 
@@ -99,14 +99,11 @@ describe('diskbench', () => {
   });
 
   it('ends at once when it is interrupted', async () => {
-    let kill: (signal: NodeJS.Signals) => void = () => {};
-    const { spawn } = await import('node:child_process');
     const child = spawn(process.execPath, ['dist/cli/main.js', 'diskbench', BUILT_IN_MODEL], {
       env: { ...process.env, ...env },
       stdio: 'ignore',
     });
-    kill = (signal) => child.kill(signal);
-    setTimeout(() => kill('SIGINT'), 2500);
+    setTimeout(() => child.kill('SIGINT'), 2500);
     const code = await new Promise((resolve) => child.on('close', resolve));
     expect(code).toBe(130);
   });
@@ -123,7 +120,7 @@ describe('diskbench', () => {
       expect(found.notices.join('\n')).toMatch(/the page cache has answered, not the disk/);
       expect(bestPoint(found.points)).toBeUndefined();
     } finally {
-      execFileSync('rm', ['-f', path]);
+      rmSync(path, { force: true });
     }
   });
 });

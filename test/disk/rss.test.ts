@@ -3,9 +3,9 @@ import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
-import { scratchFolder } from '../support/folder.js';
+import { temporaryFolder } from '../support/folder.js';
 
-const path = join(scratchFolder(), 'model.gguf');
+const path = join(temporaryFolder(), 'model.gguf');
 
 /** Node.js, about twenty threads and the code of two add-ons. */
 const NODE_BYTES = 200e6;

@@ -1,0 +1,119 @@
+// Every instruction set's kernels against the portable ones, without Node: run by scripts/test-neon.sh under an
+// emulator, on processors that the main tests do not meet. Prints what differs and ends with 1, or says what it did.
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "../../native/cpu/dequantize.h"
+#include "../../native/cpu/matmul.h"
+#include "../../native/cpu/memory.h"
+
+namespace {
+
+using namespace moestream::cpu;
+
+std::uint64_t next_word(std::uint64_t& state) {
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return state ^ (state >> 33);
+}
+
+std::vector<std::size_t> half_floats(TensorType type) {
+  switch (type) {
+    case TensorType::Q4_1:
+    case TensorType::Q5_1:
+    case TensorType::Q4_K:
+    case TensorType::Q5_K: return {0, 2};
+    case TensorType::Q2_K: return {80, 82};
+    case TensorType::Q3_K: return {108};
+    case TensorType::Q6_K: return {208};
+    case TensorType::F32: return {2};
+    case TensorType::MXFP4: return {};
+    default: return {0};
+  }
+}
+
+// Random bits, and half floats that are numbers below 1. The first byte is skipped, so that nothing is aligned.
+std::vector<std::uint8_t> random_blocks(const TypeTraits& type, std::size_t blocks, std::uint64_t seed) {
+  std::vector<std::uint8_t> bytes(blocks * type.block_bytes + 1);
+  for (std::uint8_t& each : bytes) each = static_cast<std::uint8_t>(next_word(seed) >> 40);
+  for (std::size_t at = 1; at < bytes.size(); at += type.block_bytes) {
+    for (const std::size_t field : half_floats(type.type)) {
+      const std::uint16_t half = static_cast<std::uint16_t>(0x2800u + (next_word(seed) >> 54));
+      std::memcpy(bytes.data() + at + field, &half, sizeof half);
+    }
+    if (type.type == TensorType::MXFP4) bytes[at] = static_cast<std::uint8_t>(120 + bytes[at] % 8);
+  }
+  return bytes;
+}
+
+struct Problem {
+  Matrix matrix;
+  std::vector<float> values;
+  std::vector<std::uint32_t> order;
+};
+
+std::vector<float> product(const Problem& problem, const ProductKernels* kernels) {
+  const std::size_t cols = problem.matrix.cols;
+  std::vector<float> out(problem.order.size() * problem.matrix.rows);
+  ThreadPool pool(2);
+  Layout layout;
+  const auto floats = layout.take<float>({Multiplier::buffer_floats(2, cols)});
+  const auto bytes = layout.take<std::byte>({FastMultiplier::buffer_bytes(problem.order.size(), cols)});
+  const Memory memory(layout.bytes());
+  const Multiplier multiplier = kernels == nullptr
+                                    ? Multiplier(pool, memory.at(floats), cols)
+                                    : Multiplier(FastMultiplier(pool, memory.at(bytes), *kernels), pool);
+  const std::array<Product, 1> products{{{problem.matrix, out.data()}}};
+  multiplier.multiply(Activations(problem.values, cols), {problem.order, problem.order}, products);
+  return out;
+}
+
+// Root of the mean square of the difference, relative to the expected values.
+double distance(const std::vector<float>& found, const std::vector<float>& expected) {
+  double difference = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    difference += (double{found[i]} - double{expected[i]}) * (double{found[i]} - double{expected[i]});
+    size += double{expected[i]} * double{expected[i]};
+  }
+  return difference / size;
+}
+
+bool check(const TypeTraits& type, std::size_t cols, std::size_t rows, std::size_t inputs) {
+  std::uint64_t state = cols + rows;
+  const auto blocks = random_blocks(type, rows * cols / type.block_values, state);
+  Problem problem{{type.type, cols, rows, blocks.data() + 1}, std::vector<float>(inputs * cols), {}};
+  for (float& each : problem.values) {
+    each = static_cast<float>(static_cast<std::int32_t>(next_word(state) >> 32)) / 2147483648.0f;
+  }
+  problem.order.resize(inputs);
+  std::iota(problem.order.begin(), problem.order.end(), 0u);
+  const std::span sets = all_product_kernels();
+  const std::vector<float> portable = product(problem, sets.back());
+  bool good = distance(portable, product(problem, nullptr)) < 4e-4;
+  if (!good) std::printf("%s: far from the exact product\n", type.name.data());
+  for (const ProductKernels* set : sets) {
+    const std::vector<float> found = product(problem, set);
+    const bool same = std::memcmp(found.data(), portable.data(), found.size() * sizeof(float)) == 0;
+    if (!same) std::printf("%s: %s differs from portable\n", type.name.data(), set->name);
+    good = good && same;
+  }
+  return good;
+}
+
+}  // namespace
+
+int main() {
+  bool good = true;
+  for (const TypeTraits& type : supported_types()) {
+    const std::size_t tail = type.block_values == 256 ? 0 : 96;
+    good = check(type, 256 + tail, 5, 1) && good;
+    good = check(type, 768 + tail, 19, 6) && good;
+    good = check(type, 512, 3, 35) && good;
+  }
+  std::printf("%s: %zu types, sets:", good ? "equal" : "DIFFERENT", supported_types().size());
+  for (const ProductKernels* set : all_product_kernels()) std::printf(" %s", set->name);
+  std::printf("\n");
+  return good ? 0 : 1;
+}
