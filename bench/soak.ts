@@ -48,7 +48,9 @@ for (let number = 0; number < ROUNDS; number++) {
   if (number === SETTLED_AFTER) settled = usage();
   if (number % 100 !== 99) continue;
   const { files, threads, residentBytes } = usage();
-  console.log(`${number + 1} rounds: ${files} files, ${threads} threads, ${(residentBytes / 1e6).toFixed(0)} MB`);
+  console.log(
+    `${number + 1} rounds: ${files} files, ${threads} threads, ${(residentBytes / 1e6).toFixed(0)} MB`,
+  );
 }
 const last = usage();
 const leaks =

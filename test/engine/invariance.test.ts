@@ -69,6 +69,19 @@ describe('the same bits whatever', () => {
     }
   });
 
+  it('fast precision too: chunks and threads', async () => {
+    const inFast = (options: Omit<OpenOptions, 'model'>) =>
+      withEngine({ model: BUILT_IN_MODEL, precision: 'fast', ...options }, (engine) => score(engine, ids));
+    const alone = await inFast({ chunk: 1, threads: 1 });
+    for (const options of [
+      { chunk: 64, threads: 3 },
+      { chunk: 7, threads: 2, memory: smallestBytes + 4_000_000 },
+    ]) {
+      const together = await inFast(options);
+      expect(Buffer.compare(bytesOf(together.logits), bytesOf(alone.logits))).toBe(0);
+    }
+  });
+
   it('prediction', async () => {
     await expectSame({ predict: 'temporal' });
     await expectSame({ predict: 'temporal', memory: smallestBytes + 12_000_000, chunk: 4 });
