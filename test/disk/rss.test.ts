@@ -1,11 +1,14 @@
 /** The budget is obeyed: what a process takes at its peak is the plan, Node.js and its threads, and no more. */
 import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
 import { temporaryFolder } from '../support/folder.js';
 
-const path = join(temporaryFolder(), 'model.gguf');
+const folder = temporaryFolder();
+const path = join(folder, 'model.gguf');
+const LIBRARY = new URL('../../dist/index.js', import.meta.url).href;
 
 /** Node.js, about twenty threads and the code of two add-ons. */
 const NODE_BYTES = 200e6;
@@ -20,7 +23,7 @@ interface Peak {
 function peakWith(options: Record<string, unknown>): Peak {
   const script = `
     import { readFileSync } from 'node:fs';
-    import { open } from './dist/index.js';
+    import { open } from ${JSON.stringify(LIBRARY)};
     const engine = await open(${JSON.stringify({ model: path, ...options })});
     const answer = engine.generate({ ids: Array.from({ length: 40 }, (_, index) => index) }, { maxTokens: 40, seed: 1 });
     for await (const piece of answer);
@@ -30,9 +33,10 @@ function peakWith(options: Record<string, unknown>): Peak {
     console.log(JSON.stringify({ peakBytes: peak, totalBytes, bytesRead: answer.result.stats.bytesRead }));
     await engine.close();
     process.exit();`;
-  return JSON.parse(
-    execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' }),
-  ) as Peak;
+  // A file: workers take over the options of a process that runs `-e`, and cannot start.
+  const program = join(folder, 'generate.mjs');
+  writeFileSync(program, script);
+  return JSON.parse(execFileSync(process.execPath, [program], { encoding: 'utf8' })) as Peak;
 }
 
 describe.skipIf(process.platform !== 'linux')('peak memory', () => {
