@@ -150,6 +150,12 @@ async function diskbench(
 const speedOf = (point: DiskPoint): string =>
   `${(point.bytesPerSecond / 1e9).toFixed(2)}${point.cached ? '*' : ''}`;
 
+/** Bytes from the disk by bytes wanted. */
+const amplificationOf = ({ amplification }: DiskPoint): string => amplification?.toFixed(2) ?? '-';
+
+const keptOf = ({ computeKept }: DiskPoint): string =>
+  computeKept === null ? '-' : `${Math.round(100 * computeKept)}%`;
+
 const windowOf = ({ window }: DiskSetting): string => (window === 0 ? 'all' : String(window));
 
 /** Right-aligned, as numbers stand. */
@@ -165,8 +171,8 @@ export function report(found: DiskMeasurement, columns: number): string {
   const { points, expertsPerLayer: count, expertBytes, device, totalBytes } = found;
   const compute = found.computing;
   const head = wide
-    ? ['engine', 'io', 'split', 'readers', 'window', 'GB/s', 'p50 ms', 'p99 ms', 'CPU s/GB', 'disk']
-    : ['engine', 'io', 'spl', 'rd', 'win', 'GB/s', 'p50', 'p99', 'CPU', 'disk'];
+    ? ['engine', 'io', 'split', 'readers', 'window', 'GB/s', 'p50 ms', 'p99 ms', 'CPU/GB']
+    : ['engine', 'io', 'spl', 'rd', 'win', 'GB/s', 'p50', 'p99', 'CPU'];
   const rows = points.map((point) => [
     point.engine,
     wide ? point.io : point.io.slice(0, 3),
@@ -177,14 +183,13 @@ export function report(found: DiskMeasurement, columns: number): string {
     point.p50Millis.toFixed(1),
     point.p99Millis.toFixed(1),
     point.cpuSecondsPerGigabyte.toFixed(3),
-    point.amplification === null ? '-' : point.amplification.toFixed(2),
-    ...(compute ? [`${Math.round(100 * point.computeKept!)} %`] : []),
+    compute ? keptOf(point) : amplificationOf(point),
   ]);
   const lines = [
     `${device}: layers of ${count} experts of ${formatBytes(expertBytes)}, out of ${formatBytes(totalBytes)}`,
     ...(compute ? ['while every core computes; kept is the share of its speed that remains'] : []),
     '',
-    table(rightAligned([[...head, ...(compute ? ['kept'] : [])], ...rows], 2)).trimEnd(),
+    table(rightAligned([[...head, compute ? 'kept' : 'disk'], ...rows], 2)).trimEnd(),
   ];
   const windowed = points.filter((point) => point.window > 0);
   if (windowed.length > 0) lines.push('', arrivals(windowed, wide, count));

@@ -46,7 +46,7 @@ export function addEngineFlags(command: Command): Command {
     )
     .option('-t, --threads <n>', 'compute threads (default: all cores)', integer)
     .option('--readers <n>', 'reader threads (default 16)', integer)
-    .option('--split <n>', 'chunks that an expert read is cut into (default 4)', integer)
+    .option('--split <n>', 'chunks that an expert read is cut into (default 1)', integer)
     .addOption(new Option('--io <mode>', 'how files are read (default auto)').choices(IO_MODES))
     .addOption(new Option('--io-engine <name>', 'what reads (default auto)').choices(IO_ENGINES))
     .option('--window <n>', 'experts whose reads are under way at once, 0 for no limit (default 2)', integer)

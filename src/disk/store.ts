@@ -29,6 +29,14 @@ export function measurementPath(device: string): string {
 
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
+function removeIfThere(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch {
+    // The folder itself is no folder: nothing was written.
+  }
+}
+
 /** Keeps a measurement for its device, in the place of the one before. False, and a sentence, where that fails. */
 export function storeMeasurement(measurement: DiskMeasurement, notice: (sentence: string) => void): boolean {
   const path = measurementPath(measurement.device);
@@ -39,7 +47,7 @@ export function storeMeasurement(measurement: DiskMeasurement, notice: (sentence
     renameSync(partial, path);
     return true;
   } catch (error) {
-    rmSync(partial, { force: true });
+    removeIfThere(partial);
     notice(`the result is not kept: ${reasonOf(error)}`);
     return false;
   }

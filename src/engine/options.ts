@@ -31,7 +31,7 @@ export interface OpenOptions {
   readonly threads?: number;
   /** Reader threads. Default 16. */
   readonly readers?: number;
-  /** Chunks that an expert's read is cut into. Default 4. */
+  /** Chunks that an expert's read is cut into, at least one per stretch of the file. Default 1. */
   readonly split?: number;
   /** How files are read: past the page cache, through it, or the first that works. Default auto. */
   readonly io?: IoMode;
@@ -151,7 +151,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
         : integerBetween('contextLength', contextLength, 1, CONTEXT_MAX),
     threads: integerBetween('threads', options.threads ?? defaultThreads(), 1, THREADS_MAX),
     readers: integerBetween('readers', options.readers ?? 16, 1, READERS_MAX),
-    split: integerBetween('split', options.split ?? 4, 1, SPLIT_MAX),
+    split: integerBetween('split', options.split ?? 1, 1, SPLIT_MAX),
     io: oneOf('io', options.io ?? 'auto', IO_MODES),
     ioEngine: oneOf('ioEngine', options.ioEngine ?? 'auto', IO_ENGINES),
     window: integerBetween('window', options.window ?? 2, 0, WINDOW_MAX),

@@ -78,7 +78,7 @@ describe('diskbench', () => {
     });
     expect(run.code).toBe(0);
     expect(run.stdout).toMatch(/engine +io +split +readers +window +GB\/s/);
-    expect(run.stdout).toMatch(/\d+ %$/m);
+    expect(run.stdout).toMatch(/\d+%$/m);
     expect(Math.max(...run.stdout.split('\n').map((line) => line.length))).toBeLessThanOrEqual(80);
     expect(existsSync(other.XDG_CACHE_HOME)).toBe(false);
   });
@@ -180,12 +180,18 @@ describe('what is reported', () => {
     const points = [POINT, { ...POINT, engine: 'threads' as const, readers: 16, window: 0 }];
     const compute = points.map((point) => ({ ...point, computeKept: 0.875 }));
     for (const columns of [60, 80]) {
-      const all = { ...MEASUREMENT, expertsPerLayer: 10, points };
-      const wider = points.map((point) => ({ ...point, arrivalMillis: Array(10).fill(100.04) }));
+      const all = { ...MEASUREMENT, computing: columns === 80, expertsPerLayer: 10, points };
+      const wider = points.map((point) => ({
+        ...point,
+        p99Millis: 1234.5,
+        io: 'buffered' as const,
+        computeKept: 1,
+        arrivalMillis: Array<number>(10).fill(100.04),
+      }));
       const text = report({ ...all, points: wider }, columns);
       expect(Math.max(...text.split('\n').map((line) => line.length)), text).toBeLessThanOrEqual(columns);
     }
-    expect(report({ ...MEASUREMENT, computing: true, points: compute }, 80)).toMatch(/88 %/);
+    expect(report({ ...MEASUREMENT, computing: true, points: compute }, 80)).toMatch(/88%/);
   });
 
   it('the default settings fit a minute and differ from each other', () => {

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gguf } from '@huggingface/gguf';
@@ -278,7 +278,15 @@ describe('what is no model', () => {
   it('a named pipe, without waiting for a writer', () => {
     const path = join(files.folder, 'pipe.gguf');
     execFileSync('mkfifo', [path]);
-    expect(failureAt(path)).toMatchObject({ code: 'MODEL_NOT_FOUND' });
+    // In a process that can be ended: a reader that waits would hold this one for ever.
+    const read = `const { readGguf } = await import(process.argv[1]);
+      try { readGguf(process.argv[2]); } catch (error) { console.log(error.code); }`;
+    const reader = new URL('../../dist/model/gguf.js', import.meta.url).href;
+    const child = spawnSync(process.execPath, ['--input-type=module', '-e', read, reader, path], {
+      timeout: 20_000,
+      encoding: 'utf8',
+    });
+    expect(child).toMatchObject({ signal: null, stdout: 'MODEL_NOT_FOUND\n' });
   });
 
   it.runIf(existsSync('/dev/zero'))('a device', () => {
