@@ -32,7 +32,9 @@ static ssize_t faulty(const char *symbol, int fd, void *into, size_t length, off
   if (!strcmp(mode, "eio")) return errno = EIO, -1;
   if (!strcmp(mode, "eof")) return 0;
   if (atomic_fetch_add(&calls, 1) % 2 == 1) return real(fd, into, length, offset);
-  if (!strcmp(mode, "short")) return real(fd, into, length / 2 / 512 * 512, offset);
+  // Never 0 bytes, which would mean the end of the file.
+  const size_t half = length / 2 / 512 * 512;
+  if (!strcmp(mode, "short") && half > 0) return real(fd, into, half, offset);
   if (!strcmp(mode, "eintr")) return errno = EINTR, -1;
   if (!strcmp(mode, "slow")) nanosleep(&(struct timespec){0, 30000000}, 0);
   return real(fd, into, length, offset);
