@@ -89,6 +89,7 @@ export function runJob(
     child.on('close', (code, signal) => {
       const last = out.trimEnd().split('\n').at(-1);
       if (code === 0 && last) resolve(JSON.parse(last) as Outcome);
+      else if (child.killed) reject(new Error(`${engine} did not end within ${timeoutMillis / 1000} s`));
       else reject(new Error(`${engine} ended with ${signal ?? code}`));
     });
   });
