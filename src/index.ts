@@ -5,6 +5,7 @@ export type {
   ChatMessage,
   GenerateOptions,
   IoMode,
+  KvType,
   OpenOptions,
   Predictor,
   Prompt,

@@ -100,6 +100,11 @@ export interface BackendConfig {
   readonly threads: number;
   /** How matrices are multiplied: float32 activations, or activations rounded to 8 bits as the formats' families do. */
   readonly precision: 'exact' | 'fast';
+  /**
+   * How keys and values are kept: float32, half floats, or blocks of 32 numbers of 8 bits, for which headDim is a multiple
+   * of 32. Scores and sums are float32 with every type.
+   */
+  readonly kvType: 'f32' | 'f16' | 'q8_0';
 }
 
 export interface BackendFootprint {
@@ -146,7 +151,7 @@ export interface Backend {
   /** The length of a saved sequence that holds so many positions. */
   sequenceBytes(positions: number): number;
   /**
-   * Writes a sequence, to be restored by a backend of the same model and precision, and returns the bytes written. Throws
+   * Writes a sequence, to be restored by a backend of the same model, precision and kvType, and returns the bytes written. Throws
    * when its last step did not end or `into` is too short.
    */
   saveSequence(sequence: number, into: Uint8Array): number;

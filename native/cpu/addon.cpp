@@ -102,9 +102,18 @@ Precision read_precision(const ConfigReader& reader) {
   throw type_error(precision.Env(), "precision", "'exact' or 'fast'");
 }
 
+KvType kv_type_named(const Napi::Value& value) {
+  const std::string name = value.IsString() ? value.As<Napi::String>().Utf8Value() : "";
+  if (name == "f32") return KvType::kF32;
+  if (name == "f16") return KvType::kF16;
+  if (name == "q8_0") return KvType::kQ8_0;
+  throw type_error(value.Env(), "kvType", "'f32', 'f16' or 'q8_0'");
+}
+
 ModelConfig read_config(const Napi::Value& value) {
   const ConfigReader reader(value);
   const Precision precision = read_precision(reader);
+  const KvType kv_type = kv_type_named(reader.member("kvType"));
   const auto attention_layers = bytes_view(reader.member("attentionLayers"), "attentionLayers");
   return ModelConfig{
       .layers = reader.size("layers"),
@@ -132,6 +141,7 @@ ModelConfig read_config(const Napi::Value& value) {
       .context_length = reader.size("contextLength"),
       .threads = reader.size("threads"),
       .precision = precision,
+      .kv_type = kv_type,
   };
 }
 
@@ -403,6 +413,51 @@ void multiply(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value vector_sets(const Napi::CallbackInfo& info) {
+  const Napi::Array names = Napi::Array::New(info.Env());
+  for (const VectorKernels* each : all_vector_kernels()) names.Set(names.Length(), each->name);
+  return names;
+}
+
+const VectorKernels& vectors_named(const std::string& name) {
+  for (const VectorKernels* each : all_vector_kernels()) {
+    if (name == each->name) return *each;
+  }
+  throw std::invalid_argument("this processor has no instruction set " + name);
+}
+
+// (kv type, instruction set, rows, width, query, weights, stored bytes, products, sum): keeps the rows as keys and values
+// are kept, then reads them as attention does.
+void keep_rows(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const KvType type = kv_type_named(info[0]);
+    const VectorKernels& set = vectors_named(info[1].ToString().Utf8Value());
+    const auto rows = view<float>(info[2], "rows", "a Float32Array");
+    const std::size_t width = count(info[3], "width");
+    const auto query = view<float>(info[4], "query", "a Float32Array");
+    const auto weights = view<float>(info[5], "weights", "a Float32Array");
+    const auto stored = bytes_view(info[6], "stored");
+    const auto products = view<float>(info[7], "products", "a Float32Array");
+    const auto sum = view<float>(info[8], "sum", "a Float32Array");
+    if (width == 0 || width % traits_of(tensor_type_of(type)).block_values != 0) {
+      throw std::invalid_argument("a row must be whole blocks of its type");
+    }
+    const std::size_t bytes = row_bytes(tensor_type_of(type), width);
+    const std::size_t positions = weights.size();
+    if (rows.size() != positions * width || query.size() != width || stored.size() != positions * bytes ||
+        products.size() != positions || sum.size() != width) {
+      throw std::invalid_argument("the arrays do not fit width and weights");
+    }
+    const KvKernels& kernels = set.kv(type);
+    for (std::size_t p = 0; p < positions; ++p) {
+      kernels.store(rows.data() + p * width, width, stored.data() + p * bytes);
+    }
+    const KvRows kept{stored.data(), bytes, positions, width};
+    kernels.dot_rows(query.data(), kept, products.data());
+    kernels.sum_rows(kept, weights.data(), sum.data());
+  });
+}
+
 Napi::Value supports_type(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), find_type(type_id(info[0], "type")) != nullptr);
 }
@@ -412,8 +467,10 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("footprint", Napi::Function::New<footprint_of>(env, "footprint"));
   exports.Set("dequantize", Napi::Function::New<dequantize>(env, "dequantize"));
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
+  exports.Set("keepRows", Napi::Function::New<keep_rows>(env, "keepRows"));
   exports.Set("multiply", Napi::Function::New<multiply>(env, "multiply"));
   exports.Set("supportsType", Napi::Function::New<supports_type>(env, "supportsType"));
+  exports.Set("vectorSets", Napi::Function::New<vector_sets>(env, "vectorSets"));
   return exports;
 }
 

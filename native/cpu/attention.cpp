@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "norm.h"
@@ -31,6 +30,8 @@ void norm_and_rotate(const Step& step, const Vector& norm, std::size_t row, floa
 void fill_cache(const Step& step, const LayerWeights& weights, std::size_t layer) {
   const ModelConfig& config = step.config;
   const std::size_t dim = config.head_dim;
+  const std::size_t row_bytes = config.kv_row_bytes();
+  const KvKernels& kernels = step.kernels.kv(config.kv_type);
   const auto work = [&](std::size_t begin, std::size_t end, std::size_t) {
     for (std::size_t r = begin; r < end; ++r) {
       const Row& row = step.batch.rows[r];
@@ -38,10 +39,10 @@ void fill_cache(const Step& step, const LayerWeights& weights, std::size_t layer
       const float* const value = step.scratch.at(step.plan().value) + r * config.kv_width();
       for (std::size_t head = 0; head < config.kv_heads; ++head) {
         norm_and_rotate(step, weights.key_norm, r, key + head * dim);
-        float* const keys = step.sequences.keys(row.sequence, layer, head);
-        float* const values = step.sequences.values(row.sequence, layer, head);
-        std::memcpy(keys + row.position * dim, key + head * dim, dim * sizeof(float));
-        std::memcpy(values + row.position * dim, value + head * dim, dim * sizeof(float));
+        std::uint8_t* const keys = step.sequences.keys(row.sequence, layer, head);
+        std::uint8_t* const values = step.sequences.values(row.sequence, layer, head);
+        kernels.store(key + head * dim, dim, keys + row.position * row_bytes);
+        kernels.store(value + head * dim, dim, values + row.position * row_bytes);
       }
     }
   };
@@ -64,8 +65,10 @@ void attend_head(const Step& step, const LayerWeights& weights, std::size_t laye
   const Row& row = step.batch.rows[r];
   const std::size_t positions = row.position + 1;
   const std::size_t kv_head = head / (config.heads / config.kv_heads);
-  const float* const keys = step.sequences.keys(row.sequence, layer, kv_head);
-  const float* const values = step.sequences.values(row.sequence, layer, kv_head);
+  const std::size_t row_bytes = config.kv_row_bytes();
+  const KvRows keys{step.sequences.keys(row.sequence, layer, kv_head), row_bytes, positions, dim};
+  const KvRows values{step.sequences.values(row.sequence, layer, kv_head), row_bytes, positions, dim};
+  const KvKernels& kernels = step.kernels.kv(config.kv_type);
 
   float* const query = step.scratch.at(plan.query) + r * config.query_width() + head * config.query_head_width();
   norm_and_rotate(step, weights.query_norm, r, query);
@@ -73,15 +76,15 @@ void attend_head(const Step& step, const LayerWeights& weights, std::size_t laye
   float* const scores = step.scratch.at(plan.scores) + thread * config.context_length;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   float maximum = -std::numeric_limits<float>::infinity();
+  kernels.dot_rows(query, keys, scores);
   for (std::size_t p = 0; p < positions; ++p) {
-    scores[p] = step.kernels.dot(query, keys + p * dim, dim) * scale;
+    scores[p] *= scale;
     maximum = scores[p] > maximum ? scores[p] : maximum;
   }
   const float sum = soften(step.kernels, scores, positions, maximum);
 
   float* const out = step.scratch.at(plan.attended) + r * config.attended_width() + head * dim;
-  std::memset(out, 0, dim * sizeof(float));
-  for (std::size_t p = 0; p < positions; ++p) step.kernels.add_scaled(out, values + p * dim, scores[p], dim);
+  kernels.sum_rows(values, scores, out);
   for (std::size_t i = 0; i < dim; ++i) out[i] /= sum;
   if (config.gated_attention) step.kernels.multiply_sigmoid(out, query + dim, dim);
 }

@@ -1,4 +1,4 @@
-// Full attention: queries and keys normed per head and rotated, a float32 KV cache, grouped heads, and where the
+// Full attention: queries and keys normed per head and rotated, a KV cache, grouped heads, and where the
 // architecture has it a sigmoid gate on the output.
 //
 // A (row, head) pair is one unit of work and walks its positions in rising order: scores, maximum, exponentials, sum,

@@ -18,6 +18,8 @@ void validate_attention(const ModelConfig& config) {
   require(config.rotary_dims % 2 == 0 && config.rotary_dims <= config.head_dim,
           "rotaryDims must be even and at most headDim");
   require(config.rope_theta > 0, "ropeTheta must be positive");
+  require(config.head_dim % traits_of(tensor_type_of(config.kv_type)).block_values == 0,
+          "headDim must be whole blocks of kvType");
 }
 
 void validate_delta(const ModelConfig& config) {

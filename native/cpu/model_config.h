@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kv_type.h"
+
 namespace moestream::cpu {
 
 // How matrices are multiplied: float32 activations and the same bits everywhere, or activations of 8 bits.
@@ -42,6 +44,7 @@ struct ModelConfig {
   std::size_t context_length = 0;
   std::size_t threads = 0;
   Precision precision = Precision::kExact;
+  KvType kv_type = KvType::kF32;
 
   // Throws std::invalid_argument naming the member that no buffer could be sized from.
   void validate() const;
@@ -55,6 +58,8 @@ struct ModelConfig {
   std::size_t query_width() const { return heads * query_head_width(); }
   std::size_t attended_width() const { return heads * head_dim; }
   std::size_t kv_width() const { return kv_heads * head_dim; }
+  // Bytes of one position's keys, or values, of one head.
+  std::size_t kv_row_bytes() const { return row_bytes(tensor_type_of(kv_type), head_dim); }
 
   std::size_t delta_key_width() const { return delta_key_heads * delta_head_dim; }
   std::size_t delta_value_width() const { return delta_value_heads * delta_head_dim; }

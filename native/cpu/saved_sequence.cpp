@@ -5,7 +5,6 @@
 #include <cstring>
 #include <string>
 #include <type_traits>
-#include <utility>
 
 #include "fingerprint.h"
 
@@ -17,13 +16,10 @@ static_assert(std::endian::native == std::endian::little, "states are written as
 constexpr std::uint64_t kMagic = 0x31'71'65'73'65'6f'6d'7f;  // 7f "moeseq1"
 constexpr std::uint32_t kVersion = 1;
 
-using KvValue = std::remove_pointer_t<decltype(std::declval<const SequenceStore&>().keys(0, 0, 0))>;
-constexpr std::uint32_t kKvType = static_cast<std::uint32_t>(sizeof(KvValue));
-
 struct Header {
   std::uint64_t magic;
   std::uint32_t version;
-  std::uint32_t kv_type;  // bytes of a key's or value's number
+  KvType kv_type;  // an id of the file format
   std::uint64_t fingerprint;
   std::uint64_t positions;
   std::uint64_t total_bytes;
@@ -66,7 +62,7 @@ std::uint64_t model_fingerprint(const ModelConfig& config, const Weights& weight
 
 std::size_t saved_bytes(const ModelConfig& config, std::size_t positions) {
   if (positions == 0) return sizeof(Header);
-  const std::size_t kv = product({config.attention_layer_count(), 2, config.kv_width(), positions, sizeof(KvValue)});
+  const std::size_t kv = product({config.attention_layer_count(), 2, config.kv_heads, positions, config.kv_row_bytes()});
   return sizeof(Header) + kv + SequenceStore::state_bytes(config) / config.max_sequences;
 }
 
@@ -84,7 +80,7 @@ std::size_t save_sequence(const ModelConfig& config, std::uint64_t fingerprint, 
     std::memcpy(at, part.data(), part.size());
     at += part.size();
   }
-  Header header{kMagic, kVersion, kKvType, fingerprint, positions, total, 0};
+  Header header{kMagic, kVersion, config.kv_type, fingerprint, positions, total, 0};
   header.checksum = checksum(header, payload);
   std::memcpy(into.data(), &header, sizeof(Header));
   return total;
@@ -107,7 +103,7 @@ std::size_t checked_positions(const ModelConfig& config, std::uint64_t fingerpri
   if (header.checksum != checksum(header, from.subspan(sizeof(Header)))) {
     throw StateRefused("the saved state is damaged: its checksum is wrong");
   }
-  if (header.fingerprint != fingerprint || header.kv_type != kKvType) {
+  if (header.fingerprint != fingerprint || header.kv_type != config.kv_type) {
     throw StateRefused("the saved state is of another model, or of other settings of it");
   }
   if (header.positions > config.context_length) {

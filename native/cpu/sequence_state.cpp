@@ -8,7 +8,9 @@
 namespace moestream::cpu {
 namespace {
 
-std::size_t head_floats(const ModelConfig& config) { return product({config.context_length, config.head_dim}); }
+std::size_t head_bytes(const ModelConfig& config) {
+  return product({config.context_length, config.kv_row_bytes()});
+}
 
 std::size_t history_floats(const ModelConfig& config) {
   return product({config.conv_history(), config.conv_channels()});
@@ -23,8 +25,7 @@ std::size_t delta_layer_floats(const ModelConfig& config) { return history_float
 }  // namespace
 
 std::size_t SequenceStore::kv_bytes(const ModelConfig& config) {
-  return product({config.max_sequences, config.attention_layer_count(), 2, config.kv_heads, head_floats(config),
-                  sizeof(float)});
+  return product({config.max_sequences, config.attention_layer_count(), 2, config.kv_heads, head_bytes(config)});
 }
 
 std::size_t SequenceStore::state_bytes(const ModelConfig& config) {
@@ -39,18 +40,19 @@ SequenceStore::SequenceStore(const ModelConfig& config)
   }
 }
 
-float* SequenceStore::kv_head(std::size_t sequence, std::size_t layer, std::size_t which, std::size_t kv_head) const {
-  const std::size_t floats = head_floats(config_);
+std::uint8_t* SequenceStore::kv_head(std::size_t sequence, std::size_t layer, std::size_t which,
+                                     std::size_t kv_head) const {
+  const std::size_t bytes = head_bytes(config_);
   const std::size_t layer_index = sequence * config_.attention_layer_count() + ordinal_[layer];
   const std::size_t head_index = (layer_index * 2 + which) * config_.kv_heads + kv_head;
-  return kv_.at(Slice<float>{head_index * floats * sizeof(float), floats}).data();
+  return kv_.at(Slice<std::uint8_t>{head_index * bytes, bytes}).data();
 }
 
-float* SequenceStore::keys(std::size_t sequence, std::size_t layer, std::size_t head) const {
+std::uint8_t* SequenceStore::keys(std::size_t sequence, std::size_t layer, std::size_t head) const {
   return kv_head(sequence, layer, 0, head);
 }
 
-float* SequenceStore::values(std::size_t sequence, std::size_t layer, std::size_t head) const {
+std::uint8_t* SequenceStore::values(std::size_t sequence, std::size_t layer, std::size_t head) const {
   return kv_head(sequence, layer, 1, head);
 }
 
@@ -93,9 +95,9 @@ std::vector<std::span<std::byte>> SequenceStore::parts(std::size_t sequence, std
       continue;
     }
     for (std::size_t head = 0; head < config_.kv_heads; ++head) {
-      const std::size_t count = positions * config_.head_dim;
-      found.push_back(std::as_writable_bytes(std::span(keys(sequence, layer, head), count)));
-      found.push_back(std::as_writable_bytes(std::span(values(sequence, layer, head), count)));
+      const std::size_t bytes = positions * config_.kv_row_bytes();
+      found.push_back(std::as_writable_bytes(std::span(keys(sequence, layer, head), bytes)));
+      found.push_back(std::as_writable_bytes(std::span(values(sequence, layer, head), bytes)));
     }
   }
   return found;

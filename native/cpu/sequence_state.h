@@ -2,11 +2,12 @@
 // last inputs of the convolution and one state matrix per value head.
 //
 // A state matrix cannot be rolled back, so a step that ends halfway leaves its sequences unsettled, and an unsettled
-// sequence takes no more tokens until it is reset. Everything is float32: 61 KB of keys and values per position and
-// 195 MB of state per sequence for 397B parameters.
+// sequence takes no more tokens until it is reset. States are float32: 195 MB per sequence for 397B parameters. Keys and
+// values are of the configuration's type, as float32 61 KB per position of that model.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -19,9 +20,9 @@ class SequenceStore {
  public:
   explicit SequenceStore(const ModelConfig& config);
 
-  // (contextLength, headDim) of one head.
-  float* keys(std::size_t sequence, std::size_t layer, std::size_t kv_head) const;
-  float* values(std::size_t sequence, std::size_t layer, std::size_t kv_head) const;
+  // (contextLength, headDim) of one head: rows of ModelConfig::kv_row_bytes.
+  std::uint8_t* keys(std::size_t sequence, std::size_t layer, std::size_t kv_head) const;
+  std::uint8_t* values(std::size_t sequence, std::size_t layer, std::size_t kv_head) const;
   // (convKernel - 1, convChannels), oldest first.
   float* conv_history(std::size_t sequence, std::size_t layer) const;
   // (deltaHeadDim keys, deltaHeadDim values) of one value head.
@@ -48,7 +49,7 @@ class SequenceStore {
     bool settled = true;
   };
 
-  float* kv_head(std::size_t sequence, std::size_t layer, std::size_t which, std::size_t kv_head) const;
+  std::uint8_t* kv_head(std::size_t sequence, std::size_t layer, std::size_t which, std::size_t kv_head) const;
   float* delta_layer(std::size_t sequence, std::size_t layer) const;
 
   const ModelConfig& config_;

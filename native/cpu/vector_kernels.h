@@ -6,6 +6,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kv_type.h"
 
 namespace moestream::cpu {
 
@@ -32,6 +36,24 @@ struct ConvolutionStep {
   std::size_t end;
 };
 
+// The keys or the values of one head: rows in one of the types of kv_type.h.
+struct KvRows {
+  const std::uint8_t* data;
+  std::size_t row_bytes;
+  std::size_t count;
+  std::size_t width;  // values in a row
+};
+
+// Keys and values of one type. Sums are float32 in the lanes and the order of `dot` and `add_scaled`.
+struct KvKernels {
+  // One row, rounded to nearest, ties to even.
+  void (*store)(const float* from, std::size_t width, std::uint8_t* into);
+  // out[p] = dot(a, row p)
+  void (*dot_rows)(const float* a, const KvRows& rows, float* out);
+  // out = sum over rows in rising order of row * weight
+  void (*sum_rows)(const KvRows& rows, const float* weights, float* out);
+};
+
 struct VectorKernels {
   const char* name;
   float (*dot)(const float* a, const float* b, std::size_t count);
@@ -48,9 +70,17 @@ struct VectorKernels {
   void (*multiply_sigmoid)(float* values, const float* gates, std::size_t count);
   // values[i] = exp(values[i] - maximum)
   void (*exponentials)(float* values, float maximum, std::size_t count);
+  KvKernels kv_f32;
+  KvKernels kv_f16;
+  KvKernels kv_q8_0;
+
+  const KvKernels& kv(KvType type) const;
 };
 
 // The best version that this processor runs.
 const VectorKernels& vector_kernels();
+
+// Every version that this processor runs, the best first and the portable last.
+std::span<const VectorKernels* const> all_vector_kernels();
 
 }  // namespace moestream::cpu

@@ -4,7 +4,8 @@
 
 namespace moestream::cpu {
 
-const VectorKernels kBaselineKernels{"baseline",      dot,           dot_pair,         add_scaled, delta_step,
-    convolve, multiply_silu, multiply_sigmoid, exponentials};
+const VectorKernels kBaselineKernels{"baseline", dot, dot_pair, add_scaled, delta_step, convolve, multiply_silu,
+                                     multiply_sigmoid, exponentials, kv_kernels<FloatRows>(), kv_kernels<HalfRows>(),
+                                     kv_kernels<ByteRows>()};
 
 }  // namespace moestream::cpu

@@ -5,6 +5,8 @@ import {
   IO_MODES,
   type IoEngine,
   type IoMode,
+  KV_TYPES,
+  type KvType,
   type OpenOptions,
   PRECISIONS,
   PREDICTORS,
@@ -30,6 +32,7 @@ export interface EngineFlags {
   readonly mlock?: boolean;
   readonly chunk?: number;
   readonly precision?: Precision;
+  readonly kvType?: KvType;
   readonly expertsPerToken?: number;
   readonly predict?: Predictor;
   readonly quiet?: boolean;
@@ -57,9 +60,15 @@ export function addEngineFlags(command: Command): Command {
       ),
     )
     .option('--mlock', 'keep weights and cache from being swapped out')
-    .option('--chunk <n>', 'prompt tokens computed together (default 64)', integer)
+    .option('--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer)
     .addOption(
       new Option('--precision <name>', 'how matrices are multiplied (default fast)').choices(PRECISIONS),
+    )
+    .addOption(
+      new Option(
+        '--kv-type <name>',
+        'how keys and values are kept (default f16, in precision exact f32)',
+      ).choices(KV_TYPES),
     )
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
     .addOption(

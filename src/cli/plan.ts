@@ -1,10 +1,10 @@
 /** `moestream plan`: what a memory budget is spent on, what a larger one would buy, and what the disk allows. */
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { deviceOf } from '../disk/device.ts';
 import type { DiskPoint } from '../disk/measure.ts';
 import { bestPoint, storedMeasurement } from '../disk/store.ts';
-import { settingsOf } from '../engine/options.ts';
-import { planOf } from '../engine/pipeline.ts';
+import { KV_TYPES, type KvType, settingsOf } from '../engine/options.ts';
+import { planOf } from '../engine/planning.ts';
 import { type Model, openModel } from '../model/model.ts';
 import { type Budget, defaultBudget } from '../pipeline/budget.ts';
 import { formatBytes } from '../pipeline/memory.ts';
@@ -19,6 +19,7 @@ interface PlanFlags {
   readonly chunk?: number;
   readonly threads?: number;
   readonly expertsPerToken?: number;
+  readonly kvType?: KvType;
   readonly json?: boolean;
 }
 
@@ -32,9 +33,10 @@ export function addPlan(program: Command): void {
     .argument('<model>', 'GGUF file, any part of a split set, or packed folder')
     .option('--memory <size>', 'the budget, such as 8G (default: most of what is free)', size)
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
-    .option('--chunk <n>', 'prompt tokens computed together (default 64)', integer)
+    .option('--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer)
     .option('-t, --threads <n>', 'compute threads (default: all cores)', integer)
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
+    .addOption(new Option('--kv-type <name>', 'how keys and values are kept (default f16)').choices(KV_TYPES))
     .option('--json', 'as JSON')
     .action(plan);
 }
@@ -65,6 +67,7 @@ export interface PlanReport {
   readonly experts: number;
   readonly expertsPerToken: number;
   readonly contextLength: number;
+  readonly kvType: KvType;
   readonly maxRows: number;
   readonly budgetBytes: number;
   readonly budgetBecause: string;
@@ -135,6 +138,7 @@ function reportOf(
     ...(flags.context === undefined ? {} : { contextLength: flags.context }),
     ...(flags.chunk === undefined ? {} : { chunk: flags.chunk }),
     ...(flags.threads === undefined ? {} : { threads: flags.threads }),
+    ...(flags.kvType === undefined ? {} : { kvType: flags.kvType }),
   });
   const { plan, config } = planOf(model, settings);
   const slots = slotCount(plan.slab);
@@ -155,6 +159,7 @@ function reportOf(
     experts: config.experts,
     expertsPerToken: config.expertsPerToken,
     contextLength: config.contextLength,
+    kvType: config.kvType,
     maxRows: config.maxRows,
     budgetBytes: plan.budgetBytes,
     budgetBecause: budget.because,
@@ -210,7 +215,7 @@ function textOf(found: PlanReport): string {
     ]),
     table([
       ['dense weights', bytes(found.denseBytes), ''],
-      ['KV cache', bytes(found.kvBytes), `context of ${found.contextLength}`],
+      ['KV cache', bytes(found.kvBytes), `context of ${found.contextLength}, kept as ${found.kvType}`],
       ['states', bytes(found.stateBytes), ''],
       ['scratch', bytes(found.scratchBytes), `chunks of ${found.maxRows}`],
       ['logits', bytes(found.logitsBytes), ''],

@@ -7,12 +7,28 @@ import type { EngineSettings } from './options.ts';
 /** Enough for a page of text; more costs memory that the expert cache could use. */
 const CONTEXT_DEFAULT = 4096;
 
-export function backendConfig(model: Hyperparameters, settings: EngineSettings): BackendConfig {
+/** Values that share a scale in q8_0. */
+const Q8_0_VALUES = 32;
+
+/** `chunk` is the number of prompt tokens that are computed together. */
+export function backendConfig(
+  model: Hyperparameters,
+  settings: EngineSettings,
+  chunk: number,
+): BackendConfig {
   const contextLength = settings.contextLength ?? Math.min(CONTEXT_DEFAULT, model.contextLength);
   if (contextLength > model.contextLength) {
     throw new MoestreamError(
       'USAGE',
       `a context of ${contextLength} is more than the model's ${model.contextLength}`,
+    );
+  }
+  const attends = model.attentionLayers.includes(1);
+  if (settings.kvType === 'q8_0' && attends && model.headDim % Q8_0_VALUES !== 0) {
+    throw new MoestreamError(
+      'MODEL_UNSUPPORTED',
+      `heads of ${model.headDim} values cannot be kept as q8_0, which takes multiples of ${Q8_0_VALUES}`,
+      { hint: 'Use kvType f16 (--kv-type f16).' },
     );
   }
   return {
@@ -36,10 +52,11 @@ export function backendConfig(model: Hyperparameters, settings: EngineSettings):
     expertsPerToken: model.expertsPerToken,
     expertWidth: model.expertWidth,
     sharedWidth: model.sharedWidth,
-    maxRows: Math.min(settings.chunk, contextLength),
+    maxRows: Math.min(chunk, contextLength),
     maxSequences: 1,
     contextLength,
     threads: settings.threads,
     precision: settings.precision,
+    kvType: settings.kvType,
   };
 }

@@ -9,13 +9,13 @@
  */
 import { invariant, MoestreamError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
-import { type BackendConfig, type IoAddon, loadCpu, loadIo } from '../native.ts';
+import { type BackendConfig, type IoAddon, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
 import { FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
 import { allocateShared, formatBytes } from '../pipeline/memory.ts';
 import * as messages from '../pipeline/messages.ts';
-import { layerSource, type MemoryPlan, planMemory } from '../pipeline/plan.ts';
-import { planResidents, type ResidentPlan } from '../pipeline/residents.ts';
+import { layerSource, type MemoryPlan } from '../pipeline/plan.ts';
+import type { ResidentPlan } from '../pipeline/residents.ts';
 import { SpscRing } from '../pipeline/ring.ts';
 import { placeSlots, slotCount } from '../pipeline/slab.ts';
 import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
@@ -23,16 +23,14 @@ import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
 import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
 import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
-import { backendConfig } from './backend-config.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
+import { type PlannedModel, planOf } from './planning.ts';
 import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
 
 /** Requests that can wait in each lane: three layers of top-10 experts in sixteen chunks. */
 const QUEUE_SLOTS = 512;
-/** Rows of logits that can wait for the sampler; a power of two. */
-const LOGITS_SLOTS = 4;
 /** A stage that shows no heartbeat for this long is stuck: the longest step is one layer of one prefill chunk. */
 const STUCK_MILLIS = 120_000;
 const WATCH_MILLIS = 5_000;
@@ -63,32 +61,11 @@ function createRings(config: BackendConfig): Rings {
   return {
     prompt: SpscRing.create(messages.PROMPT_SLOTS, messages.PROMPT_WORDS),
     tokens: SpscRing.create(messages.TOKEN_SLOTS, messages.TOKEN_WORDS),
-    logits: SpscRing.create(LOGITS_SLOTS, messages.LOGITS_WORDS),
+    logits: SpscRing.create(messages.LOGITS_SLOTS, messages.LOGITS_WORDS),
     routes: SpscRing.create(messages.ROUTE_SLOTS, messages.ROUTE_IDS + config.expertsPerToken),
     hints: SpscRing.create(messages.HINT_SLOTS, messages.HINT_WORDS),
     text: SpscRing.create(messages.TEXT_SLOTS, messages.TEXT_WORDS),
   };
-}
-
-/** The plan of a model under these settings; allocates nothing. */
-export function planOf(
-  model: Model,
-  settings: EngineSettings,
-): { plan: MemoryPlan; config: BackendConfig; residents: ResidentPlan } {
-  const config = backendConfig(model.hyperparameters, settings);
-  const fileSizeBytes = model.files.map((file) => file.sizeBytes);
-  const residents = planResidents(model.tensors.dense, fileSizeBytes);
-  const plan = planMemory({
-    budgetBytes: settings.budgetBytes,
-    contextLength: config.contextLength,
-    experts: config.experts,
-    expertsPerToken: config.expertsPerToken,
-    layers: model.tensors.experts,
-    denseBytes: residents.totalBytes,
-    footprint: loadCpu().footprint(config),
-    logitsBytes: LOGITS_SLOTS * config.vocabulary * 4,
-  });
-  return { plan, config, residents };
 }
 
 export class Pipeline {
@@ -96,7 +73,7 @@ export class Pipeline {
   readonly config: BackendConfig;
   readonly files: ModelFiles;
   readonly rings: Rings;
-  /** (LOGITS_SLOTS, vocabulary) */
+  /** (logits ring slots, vocabulary) */
   readonly logitsBuffer: Float32Array<SharedArrayBuffer>;
   private readonly io: IoAddon;
   private readonly model: Model;
@@ -133,7 +110,7 @@ export class Pipeline {
     io: IoAddon,
     model: Model,
     settings: EngineSettings,
-    planned: ReturnType<typeof planOf>,
+    planned: PlannedModel,
     files: ModelFiles,
   ) {
     this.io = io;
@@ -144,7 +121,9 @@ export class Pipeline {
     this.residents = planned.residents;
     this.files = files;
     this.rings = createRings(planned.config);
-    this.logitsBuffer = new Float32Array(new SharedArrayBuffer(LOGITS_SLOTS * planned.config.vocabulary * 4));
+    this.logitsBuffer = new Float32Array(
+      new SharedArrayBuffer(messages.LOGITS_SLOTS * planned.config.vocabulary * 4),
+    );
     this.tickets = Tickets.create(slotCount(planned.plan.slab) + 1);
     const { engine, mostUnderWay } = chooseReadEngine(io, settings, model, files.direct);
     this.wakeFd = engine === 'uring' ? io.createWakeFd() : -1;

@@ -19,6 +19,8 @@ export const TOKEN_SLOTS = 4;
 export const END_OF_TOKENS = -1;
 
 export const LOGITS_WORDS = 1;
+/** Rows of logits that can wait for the sampler. */
+export const LOGITS_SLOTS = 4;
 
 export const ROUTE_POSITION = 0;
 export const ROUTE_LAYER = 1;

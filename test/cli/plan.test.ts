@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { PlanReport } from '../../dist/cli/plan.js';
 import { settingsOf } from '../../dist/engine/options.js';
-import { planOf } from '../../dist/engine/pipeline.js';
+import { planOf } from '../../dist/engine/planning.js';
 import { openModel } from '../../dist/model/model.js';
 import { budgetFor, freeByVmStat, memoryLimit } from '../../dist/pipeline/budget.js';
 import { slotCount } from '../../dist/pipeline/slab.js';
@@ -35,9 +35,28 @@ describe('plan', () => {
   });
 
   it('context and chunk count', async () => {
-    const [small, large] = [await planJson('-c', '512'), await planJson('-c', '4096', '--chunk', '256')];
+    const [small, large] = [
+      await planJson('-c', '512', '--chunk', '64'),
+      await planJson('-c', '4096', '--chunk', '256'),
+    ];
     expect(large.kvBytes).toBe(8 * small.kvBytes);
     expect(large.scratchBytes).toBeGreaterThan(small.scratchBytes);
+  });
+
+  it('the KV type counts, and only one that there is', async () => {
+    const [usual, f32, q8] = [
+      await planJson(),
+      await planJson('--kv-type', 'f32'),
+      await planJson('--kv-type', 'q8_0'),
+    ];
+    expect([usual.kvType, f32.kvBytes / usual.kvBytes, q8.kvBytes / f32.kvBytes]).toEqual([
+      'f16',
+      2,
+      34 / 128,
+    ]);
+    const run = await runCli(['plan', BUILT_IN_MODEL, '--kv-type', 'q4_0'], { env });
+    expect(run.code).toBe(2);
+    expect(run.stderr).toMatch(/f32, f16, q8_0/);
   });
 
   it('prints every part, the smallest budget and what more would buy', async () => {
@@ -72,16 +91,29 @@ describe('plan', () => {
     expect(less.code).toBe(4);
   });
 
+  it('chooses the largest chunk whose scratch memory is a tenth of the budget at most', async () => {
+    const chunks: number[] = [];
+    for (const memory of ['19M', '60M', '100M', '8G']) {
+      const { maxRows, scratchBytes, budgetBytes } = await planJson('--memory', memory, '-c', '1024');
+      chunks.push(maxRows);
+      if (maxRows > 64) expect(scratchBytes).toBeLessThanOrEqual(budgetBytes / 10);
+    }
+    expect(chunks).toEqual(chunks.toSorted((a, b) => a - b));
+    expect([chunks[0], chunks.at(-1)]).toEqual([64, 512]);
+  });
+
   it('the budget for all experts holds all of them', async () => {
-    const { everythingBytes } = await planJson();
-    expect((await planJson('--memory', String(everythingBytes))).slabShare).toBe(1);
-    expect((await planJson('--memory', String(everythingBytes - 1))).slabShare).toBeLessThan(1);
+    // With a chunk of its own: a smaller budget would choose a smaller one, and have room left.
+    const withBudget = (bytes: number) => planJson('--chunk', '64', '--memory', String(bytes));
+    const { everythingBytes } = await planJson('--chunk', '64');
+    expect((await withBudget(everythingBytes)).slabShare).toBe(1);
+    expect((await withBudget(everythingBytes - 1)).slabShare).toBeLessThan(1);
   });
 
   it('a larger budget never has fewer slots', () => {
     const model = openModel(BUILT_IN_MODEL);
     const slots = (memory: number): number =>
-      slotCount(planOf(model, settingsOf({ model: BUILT_IN_MODEL, memory })).plan.slab);
+      slotCount(planOf(model, settingsOf({ model: BUILT_IN_MODEL, memory, chunk: 64 })).plan.slab);
     const { smallestBytes } = planOf(model, settingsOf({ model: BUILT_IN_MODEL, memory: '1G' })).plan;
     const budget = fc.integer({ min: smallestBytes, max: 3 * smallestBytes });
     fc.assert(

@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "../../native/cpu/dequantize.h"
+#include "../../native/cpu/fingerprint.h"
 #include "../../native/cpu/matmul.h"
 #include "../../native/cpu/memory.h"
+#include "../../native/cpu/vector_kernels.h"
 
 namespace {
 
@@ -102,10 +104,57 @@ bool check(const TypeTraits& type, std::size_t cols, std::size_t rows, std::size
   return good;
 }
 
+template <class Value>
+std::span<const std::uint8_t> bytes_of(const std::vector<Value>& values) {
+  return {reinterpret_cast<const std::uint8_t*>(values.data()), values.size() * sizeof(Value)};
+}
+
+// Keys and values of every type, kept and read: one number for all bits that come out.
+std::uint64_t kv_fingerprint(const VectorKernels& set) {
+  Fingerprint sum;
+  std::uint64_t state = 5;
+  const auto random = [&state] {
+    return static_cast<float>(static_cast<std::int32_t>(next_word(state) >> 32)) / 2147483648.0f;
+  };
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+    const std::size_t odd = type == KvType::kQ8_0 ? 64 : 72;
+    for (const std::size_t width : {std::size_t{32}, std::size_t{160}, odd}) {
+      constexpr std::size_t kPositions = 71;
+      const std::size_t bytes = row_bytes(tensor_type_of(type), width);
+      std::vector<std::uint8_t> stored(kPositions * bytes);
+      std::vector<float> query(width), weights(kPositions), products(kPositions), total(width), row(width);
+      for (float& each : query) each = random();
+      for (std::size_t p = 0; p < kPositions; ++p) {
+        weights[p] = random();
+        // From the largest half floats to the smallest, and beyond.
+        const float size = 65536.0f / static_cast<float>(1ull << (p * 3 / 4));
+        for (float& each : row) each = random() * size;
+        set.kv(type).store(row.data(), width, stored.data() + p * bytes);
+      }
+      const KvRows rows{stored.data(), bytes, kPositions, width};
+      set.kv(type).dot_rows(query.data(), rows, products.data());
+      set.kv(type).sum_rows(rows, weights.data(), total.data());
+      sum.add(std::span<const std::uint8_t>(stored));
+      sum.add(bytes_of(products));
+      sum.add(bytes_of(total));
+    }
+  }
+  return sum.value();
+}
+
+// What every processor gives.
+constexpr std::uint64_t kKvFingerprint = 0x8f2798fc795e7737;
+
 }  // namespace
 
 int main() {
   bool good = true;
+  for (const VectorKernels* set : all_vector_kernels()) {
+    const std::uint64_t found = kv_fingerprint(*set);
+    if (found == kKvFingerprint) continue;
+    std::printf("keys and values: %s gives %016llx\n", set->name, static_cast<unsigned long long>(found));
+    good = false;
+  }
   for (const TypeTraits& type : supported_types()) {
     const std::size_t tail = type.block_values == 256 ? 0 : 96;
     good = check(type, 256 + tail, 5, 1) && good;

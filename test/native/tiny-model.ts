@@ -51,13 +51,14 @@ export function tinyConfig(architecture: Architecture, changes: Partial<BackendC
     contextLength: 64,
     threads: 1,
     precision: 'exact',
+    kvType: 'f32',
     ...changes,
   };
 }
 
 /** The tensors that a file of this architecture would hold; qwen3moe's has no output.weight. */
-export function tinyModel(architecture: Architecture, seed = 1): Model {
-  const config = tinyConfig(architecture);
+export function tinyModel(architecture: Architecture, seed = 1, changes: Partial<BackendConfig> = {}): Model {
+  const config = tinyConfig(architecture, changes);
   const random = randomSource(seed);
   const tensors: Tensor[] = [];
   const add = (name: string, layer: number, cols: number, rows: number, value: () => number): void => {
