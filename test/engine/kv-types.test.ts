@@ -71,11 +71,11 @@ describe('the built-in model', () => {
       expect.objectContaining({ code: 'USAGE' }),
     );
     const settings = settingsOf({ model: 'x', kvType: 'q8_0' });
-    expect(() => backendConfig({ ...shape, headDim: 80 }, settings)).toThrow(
+    expect(() => backendConfig({ ...shape, headDim: 80 }, settings, 64)).toThrow(
       expect.objectContaining({ code: 'MODEL_UNSUPPORTED' }),
     );
     const without = { ...shape, headDim: 0, attentionLayers: new Uint8Array(shape.layers) };
-    expect(backendConfig(without, settings).kvType).toBe('q8_0');
-    expect(backendConfig(shape, settings).kvType).toBe('q8_0');
+    expect(backendConfig(without, settings, 64).kvType).toBe('q8_0');
+    expect(backendConfig(shape, settings, 64).kvType).toBe('q8_0');
   });
 });
