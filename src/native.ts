@@ -57,10 +57,10 @@ export interface UringReader {
     byteLength: number,
   ): void;
   /**
-   * Starts what is queued and sleeps until `least` things have happened (reads that ended, a signal to the wake
-   * descriptor) or the time is over. Writes pairs (id, bytes read or -errno) and returns their number.
+   * Starts what is queued and sleeps until a read has ended, the wake descriptor is signalled or the time is over. Writes
+   * pairs (id, bytes read or -errno) and returns their number.
    */
-  wait(timeoutMillis: number, least: number, completions: Int32Array): number;
+  wait(timeoutMillis: number, completions: Int32Array): number;
   close(): void;
 }
 

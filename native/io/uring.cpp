@@ -175,14 +175,14 @@ void Uring::clear_wake() {
   wake_armed_ = false;
 }
 
-std::size_t Uring::wait(std::uint32_t timeout_millis, unsigned least, std::span<UringCompletion> completions) {
+std::size_t Uring::wait(std::uint32_t timeout_millis, std::span<UringCompletion> completions) {
   arm_wake();
   __kernel_timespec time{};
   time.tv_sec = timeout_millis / 1000;
   time.tv_nsec = static_cast<long long>(timeout_millis % 1000) * 1'000'000;
   io_uring_getevents_arg argument{};
   argument.ts = reinterpret_cast<std::uint64_t>(&time);
-  const long submitted = ::syscall(__NR_io_uring_enter, ring_fd_, to_submit_, least,
+  const long submitted = ::syscall(__NR_io_uring_enter, ring_fd_, to_submit_, 1U,
                                    IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument, sizeof(argument));
   if (submitted >= 0) to_submit_ -= static_cast<unsigned>(submitted);
   // The time was over, or a signal came: both mean no more than that the caller looks around.
@@ -244,7 +244,7 @@ Uring::Uring(unsigned, std::span<const int>, std::span<const std::span<std::byte
 }
 Uring::~Uring() = default;
 void Uring::queue_read(std::uint32_t, std::size_t, std::uint64_t, std::size_t, std::size_t, std::uint32_t) { refuse(); }
-std::size_t Uring::wait(std::uint32_t, unsigned, std::span<UringCompletion>) { refuse(); }
+std::size_t Uring::wait(std::uint32_t, std::span<UringCompletion>) { refuse(); }
 int uring_refusal() { return ENOSYS; }
 int create_wake_fd() { refuse(); }
 void signal_wake_fd(int) { refuse(); }

@@ -37,9 +37,9 @@ class Uring {
   void queue_read(std::uint32_t id, std::size_t file, std::uint64_t file_offset, std::size_t segment,
                   std::size_t segment_offset, std::uint32_t byte_length);
 
-  // Starts what is queued and sleeps until `least` things have happened (reads that ended, a write to the wake descriptor)
-  // or the time is over. Returns how many completions it has written. Throws std::system_error when the ring itself fails.
-  std::size_t wait(std::uint32_t timeout_millis, unsigned least, std::span<UringCompletion> completions);
+  // Starts what is queued and sleeps until a read has ended, somebody has written to the wake descriptor, or the time is
+  // over. Returns how many completions it has written. Throws std::system_error when the ring itself fails.
+  std::size_t wait(std::uint32_t timeout_millis, std::span<UringCompletion> completions);
 
  private:
   void map_rings();

@@ -59,13 +59,12 @@ class UringReader : public Napi::ObjectWrap<UringReader> {
                                 static_cast<std::uint32_t>(count_argument(info, 5, "byteLength")));
   }
 
-  // (timeoutMillis, least, out): writes (id, result) pairs and returns how many.
+  // (timeoutMillis, out): writes (id, result) pairs and returns how many.
   Napi::Value wait(const Napi::CallbackInfo& info) {
-    auto out = info[2].As<Napi::Int32Array>();
+    auto out = info[1].As<Napi::Int32Array>();
     const auto room = std::min(completions_.size(), out.ElementLength() / 2);
     try {
       const auto count = ring(info.Env()).wait(static_cast<std::uint32_t>(count_argument(info, 0, "timeoutMillis")),
-                                               static_cast<unsigned>(count_argument(info, 1, "least")),
                                                std::span(completions_).first(room));
       for (std::size_t index = 0; index < count; ++index) {
         out.Data()[2 * index] = static_cast<std::int32_t>(completions_[index].id);

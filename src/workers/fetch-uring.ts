@@ -24,12 +24,6 @@ const INTERRUPTIONS_MAX = 1000;
 const EINTR = 4;
 const EAGAIN = 11;
 
-/**
- * With every permit in use there is nothing to do for one ended read but to start one more, and waking up costs more CPU
- * than the read itself. So the thread then sleeps until this many have ended, while the other half keeps the disk busy.
- */
-const TOGETHER_MAX = 4;
-
 /** One read under way. */
 interface Flight {
   readonly request: ReadRequest;
@@ -48,7 +42,6 @@ class UringLoop {
   private readonly flights: Flight[];
   private readonly free: number[];
   private readonly completions: Int32Array;
-  private readonly together: number;
   private readonly request = emptyRequest();
   private reads = 0;
   private bytesRead = 0;
@@ -69,7 +62,6 @@ class UringLoop {
     }));
     this.free = Array.from({ length: depth }, (_, id) => id);
     this.completions = new Int32Array(2 * depth);
-    this.together = Math.max(1, Math.min(TOGETHER_MAX, Math.floor(depth / 2)));
   }
 
   run(): FetchTotals {
@@ -81,7 +73,7 @@ class UringLoop {
       if (this.free.length < this.flights.length) this.waitInKernel();
       else if (this.queue.pop(this.request, this.control)) this.begin();
     }
-    while (this.free.length < this.flights.length && this.land(WAIT_MILLIS, 1) > 0);
+    while (this.free.length < this.flights.length && this.land(WAIT_MILLIS) > 0);
     this.ring.close();
     return { reads: this.reads, bytesRead: this.bytesRead, readMicros: this.readMillis * 1000, notice };
   }
@@ -120,21 +112,17 @@ class UringLoop {
   }
 
   private waitInKernel(): void {
-    if (this.free.length === 0) {
-      this.land(WAIT_MILLIS, this.together);
-      return;
-    }
     this.queue.enterNative();
     // A request that came before the flag was up has signalled nobody.
-    const came = this.queue.tryPop(this.request);
-    if (came) this.begin();
-    this.land(came ? 0 : WAIT_MILLIS, 1);
+    const timeoutMillis = this.queue.tryPop(this.request) ? 0 : WAIT_MILLIS;
+    if (timeoutMillis === 0) this.begin();
+    this.land(timeoutMillis);
     this.queue.leaveNative();
   }
 
-  /** Deals with the reads that have ended, at least `least` of them if time allows; returns how many. */
-  private land(timeoutMillis: number, least: number): number {
-    const count = this.ring.wait(timeoutMillis, least, this.completions);
+  /** Deals with the reads that have ended; returns how many. */
+  private land(timeoutMillis: number): number {
+    const count = this.ring.wait(timeoutMillis, this.completions);
     for (let index = 0; index < count; index++) {
       this.end(this.completions[2 * index]!, this.completions[2 * index + 1]!);
     }
