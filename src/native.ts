@@ -25,8 +25,6 @@ export interface IoAddon {
   prefault(view: Uint8Array): number;
   /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
   lock(view: Uint8Array): void;
-  /** The address of the first byte modulo `modulus`: the engine checks that memory is page-aligned. */
-  addressModulo(view: Uint8Array, modulus: number): number;
   /** The name of an errno value, such as `EIO`. */
   errnoName(errno: number): string;
   /** 0 when this process may use io_uring, otherwise the errno that says why not. */
@@ -64,8 +62,8 @@ export interface UringReader {
   close(): void;
 }
 
-/** What the backend must know of the model; every count is validated before it gets here. */
-export interface BackendConfig {
+/** The numbers that shape a model's arithmetic; every count is validated where it is read from a file. */
+export interface ModelShape {
   readonly layers: number;
   readonly hidden: number;
   readonly vocabulary: number;
@@ -91,6 +89,10 @@ export interface BackendConfig {
   readonly expertWidth: number;
   /** Width of the shared expert, 0 when the model has none (qwen3moe). */
   readonly sharedWidth: number;
+}
+
+/** What the backend is told: the model's shape, and the caller's limits and choices. */
+export interface BackendConfig extends ModelShape {
   /** Rows (tokens) that one step may hold at most. */
   readonly maxRows: number;
   /** Sequences that are alive at most, each with its own KV cache and DeltaNet state. */

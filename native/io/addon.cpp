@@ -79,13 +79,6 @@ void lock_view(const Napi::CallbackInfo& info) {
   }
 }
 
-Napi::Value address_modulo(const Napi::CallbackInfo& info) {
-  const auto view = view_argument(info, 0);
-  const auto modulus = count_argument(info, 1, "modulus");
-  if (modulus == 0) throw Napi::RangeError::New(info.Env(), "the modulus is zero");
-  return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<std::uintptr_t>(view.data()) % modulus));
-}
-
 // The short name that people search for; strerror gives only the sentence.
 Napi::Value errno_name(const Napi::CallbackInfo& info) {
   const int number = static_cast<int>(count_argument(info, 0, "errno"));
@@ -109,7 +102,6 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("directAlignment", Napi::Function::New<direct_alignment>(env, "directAlignment"));
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
-  exports.Set("addressModulo", Napi::Function::New<address_modulo>(env, "addressModulo"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
   moestream::io::export_uring(env, exports);
   return exports;

@@ -2,10 +2,11 @@
  * What a caller may ask for, and its defaults. Validated here once, so that nothing below has to doubt it.
  */
 import { MoestreamError } from '../errors.ts';
+import { defaultBudgetBytes } from '../pipeline/budget.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
 import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
 import { parseBytes } from '../pipeline/memory.ts';
-import { defaultBudgetBytes, defaultThreads } from '../pipeline/plan.ts';
+import { defaultThreads } from '../pipeline/plan.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
 
 export const IO_MODES = ['auto', 'direct', 'buffered'] as const;

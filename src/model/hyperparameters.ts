@@ -6,6 +6,7 @@
  * (another architecture, RoPE scaling, layers of different widths) is refused by name instead of computed wrongly.
  */
 import { MoestreamError } from '../errors.ts';
+import type { ModelShape } from '../native.ts';
 import type { Gguf } from './gguf.ts';
 import { quoted } from './header-reader.ts';
 
@@ -19,37 +20,13 @@ export interface SamplingDefaults {
   readonly topP: number | undefined;
 }
 
-export interface Hyperparameters {
+/** `layers` without the MTP layers that newer converters append; `expertsPerToken` as used: trained, or the caller's. */
+export interface Hyperparameters extends ModelShape {
   readonly architecture: Architecture;
   readonly name: string | undefined;
-  /** Without the MTP layers that newer converters append. */
-  readonly layers: number;
-  readonly hidden: number;
-  readonly vocabulary: number;
   /** Positions that the model was trained for. */
   readonly contextLength: number;
-  readonly rmsEpsilon: number;
-  /** (layers): 1 full attention, 0 Gated DeltaNet. */
-  readonly attentionLayers: Uint8Array;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly rotaryDims: number;
-  readonly ropeTheta: number;
-  readonly gatedAttention: boolean;
-  /** DeltaNet, 0 where the model has none. */
-  readonly deltaKeyHeads: number;
-  readonly deltaValueHeads: number;
-  readonly deltaHeadDim: number;
-  readonly convKernel: number;
-  readonly tiledValueHeads: boolean;
-  readonly experts: number;
   readonly trainedExpertsPerToken: number;
-  /** What is used: the trained number, or the caller's. */
-  readonly expertsPerToken: number;
-  readonly expertWidth: number;
-  /** 0 without a shared expert. */
-  readonly sharedWidth: number;
   readonly sampling: SamplingDefaults;
 }
 

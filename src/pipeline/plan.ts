@@ -39,8 +39,6 @@ export interface PlanInput {
   readonly logitsBytes: number;
 }
 
-export { defaultBudgetBytes } from './budget.ts';
-
 export function defaultThreads(): number {
   return availableParallelism();
 }
