@@ -126,7 +126,7 @@ export class Engine {
     return new Generation(parts, this.pipeline, {
       acquire: async () => {
         this.acquire();
-        await this.pipeline.setUpSample(
+        await this.pipeline.setUpSample(() =>
           vocabularyTable(this.model.tokenizer, this.pipeline.config.vocabulary),
         );
       },

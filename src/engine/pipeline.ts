@@ -161,8 +161,9 @@ export class Pipeline {
   }
 
   /** The sample stage needs the vocabulary, which only generating needs: set up before the first such run. */
-  async setUpSample(vocabulary: VocabularyTable): Promise<void> {
+  async setUpSample(makeVocabulary: () => VocabularyTable): Promise<void> {
     if (this.sampleReady) return;
+    const vocabulary = makeVocabulary();
     await this.sample.setUp({
       control: this.control.words,
       logits: this.rings.logits.handle(),
