@@ -2,9 +2,11 @@
  * How much of what the disk can give reaches the engine: our two read engines against fio, in one run, in turns.
  *
  * The file is a 4-layer model in the shape of Qwen3.5-397B-A17B (11.7 GB; made once). We read 10 random experts per layer
- * and wait for all of them, as a token does without any cache; fio reads random blocks of the sizes of the experts' chunks
- * without ever waiting for a layer, which is the most that any engine could get. Both read past the page cache into huge
- * pages. Targets: uring 95 % of fio and 0.015 CPU-seconds per GB, threads 90 % and 0.05.
+ * and wait for all of them, as a token does without any cache. fio reads random blocks of the sizes of the experts' chunks in
+ * two ways: without ever waiting for a layer, which is the most that any engine could get, and in batches of a layer's
+ * chunks that all end before the next begins, which is our pattern. Memory decides the speed too, so ours is compared with
+ * a fio that has about as much. Both read past the page cache into huge pages. Targets for our pattern: uring 95 % of fio
+ * and 0.015 CPU-seconds per GB, threads 90 % and 0.05.
  *
  * Run: npm run bench:disk -- [MODEL] [--rounds 5] [--seconds 1]
  */
@@ -45,6 +47,8 @@ const TABLE_SECONDS = 0.35;
 interface FioSetting {
   readonly engine: 'io_uring' | 'psync';
   readonly depth: number;
+  /** All reads under way end before the next are submitted. */
+  readonly barrier?: true;
 }
 
 interface FioTurn {
@@ -87,7 +91,7 @@ function fio(
   sizes: readonly number[],
   buffers: ReturnType<typeof hugeBuffers>,
 ): Promise<FioTurn> {
-  const { engine, depth } = setting;
+  const { engine, depth, barrier } = setting;
   const args = [
     '--name=read',
     `--filename=${path}`,
@@ -105,6 +109,9 @@ function fio(
     '--output-format=json',
     `--ioengine=${engine}`,
     ...(engine === 'psync' ? [`--numjobs=${depth}`, '--thread'] : [`--iodepth=${depth}`]),
+    ...(barrier
+      ? ['submit', 'complete_min', 'complete_max'].map((what) => `--iodepth_batch_${what}=${depth}`)
+      : []),
     ...buffers.args,
   ];
   return new Promise((resolve, reject) => {
@@ -146,7 +153,14 @@ function range(values: readonly number[]): string {
   return `${gigabytes(median(values))} [${gigabytes(Math.min(...values))}-${gigabytes(Math.max(...values))}]`;
 }
 
-type Memory = 'slab' | 'cache';
+/** Slots of four layers, of one layer, of four experts. */
+type Memory = 'slab' | 'layer' | 'cache';
+
+interface Rigs {
+  readonly large: Rig;
+  readonly layer: Rig;
+  readonly small: Rig;
+}
 
 interface Ours {
   readonly rig: Rig;
@@ -154,7 +168,7 @@ interface Ours {
   readonly setting: DiskSetting;
 }
 
-function oursOf(large: Rig, small: Rig): readonly Ours[] {
+function oursOf({ large, layer, small }: Rigs): readonly Ours[] {
   const setting = (engine: DiskSetting['engine'], split: number): DiskSetting => ({
     engine,
     io: 'direct',
@@ -167,12 +181,17 @@ function oursOf(large: Rig, small: Rig): readonly Ours[] {
     { rig: large, memory: 'slab', setting: setting('uring', 4) },
     { rig: large, memory: 'slab', setting: setting('threads', 1) },
     { rig: large, memory: 'slab', setting: setting('threads', 4) },
+    { rig: layer, memory: 'layer', setting: setting('uring', 1) },
+    { rig: layer, memory: 'layer', setting: setting('uring', 4) },
+    { rig: layer, memory: 'layer', setting: setting('threads', 1) },
+    { rig: layer, memory: 'layer', setting: setting('threads', 4) },
     { rig: small, memory: 'cache', setting: setting('uring', 1) },
     { rig: small, memory: 'cache', setting: setting('threads', 1) },
   ];
 }
 
-const memoryOf = ({ depth }: FioSetting): Memory => (depth === LARGE_DEPTH ? 'slab' : 'cache');
+const memoryOf = ({ depth, barrier }: FioSetting): Memory =>
+  barrier ? 'layer' : depth === LARGE_DEPTH ? 'slab' : 'cache';
 
 interface Fio {
   readonly settings: readonly FioSetting[];
@@ -214,7 +233,9 @@ async function compare(
     return speeds.indexOf(Math.max(...speeds));
   };
   for (const [index, each] of settings.entries()) {
-    const name = `fio ${each.engine}, ${each.depth} under way`.padEnd(30);
+    const name = `fio ${each.engine}, ${each.depth} ${each.barrier ? 'and a barrier' : 'under way'}`.padEnd(
+      34,
+    );
     const cpu = median(fioTurns[index]!.map((turn) => turn.cpuSecondsPerGigabyte)).toFixed(3);
     console.log(
       `${memoryOf(each).padEnd(6)} ${name} ${range(speedsOf(index))} GB/s, CPU ${cpu} s/GB${keptText(fioKept[index]!)}`,
@@ -223,7 +244,7 @@ async function compare(
   for (const [index, { memory, setting }] of ours.entries()) {
     const point = pointOf(setting, ourTurns[index]!);
     const speeds = ourTurns[index]!.map((turn) => turn.bytes / turn.seconds);
-    const name = `our ${setting.engine}, split ${setting.split}`.padEnd(30);
+    const name = `our ${setting.engine}, split ${setting.split}`.padEnd(34);
     const cpu = point.cpuSecondsPerGigabyte.toFixed(3);
     const best = settings.length === 0 ? undefined : speedsOf(fastest(memory));
     const ratio =
@@ -235,7 +256,9 @@ async function compare(
       `${memory.padEnd(6)} ${name} ${range(speeds)} GB/s, CPU ${cpu} s/GB${layer}${ratio}${keptText(ourKept[index]!)}`,
     );
   }
-  return settings.length === 0 ? [] : [settings[fastest('slab')]!, settings[fastest('cache')]!];
+  return settings.length === 0
+    ? []
+    : (['slab', 'layer', 'cache'] as const).map((memory) => settings[fastest(memory)]!);
 }
 
 /** Splits and windows of both engines. */
@@ -297,6 +320,7 @@ const notice = (sentence: string): void => console.log(`(${sentence})`);
 const workload = openWorkload(path, { notice });
 readOnce(workload);
 const rig = new Rig(loadIo(), workload, notice);
+const layer = new Rig(loadIo(), workload, notice, 1);
 const small = new Rig(loadIo(), { ...workload, expertsPerLayer: SMALL_EXPERTS }, notice, 1);
 const sizes = chunkSizes(workload);
 const hugeShare = Math.round((100 * rig.hugePageBytes) / rig.slabBytes);
@@ -306,17 +330,20 @@ console.log(
 );
 console.log(
   `slab: ${megabytes(rig.slabBytes)}, ${hugeShare} % in huge pages; ` +
-    `cache: layers of ${SMALL_EXPERTS} experts, ${megabytes(small.slabBytes)}; ${ROUNDS} rounds of ${SECONDS} s`,
+    `layer: ${megabytes(layer.slabBytes)}; cache: layers of ${SMALL_EXPERTS} experts, ${megabytes(small.slabBytes)}; ${ROUNDS} rounds of ${SECONDS} s`,
 );
 const hasFio = spawnSync('fio', ['--version']).status === 0;
 if (!hasFio) console.log('fio is not installed (Debian and Ubuntu: apt-get install fio): our engines alone');
 const buffers = hugeBuffers(1.1 * LARGE_DEPTH * Math.max(...sizes));
 if (hasFio) console.log(`fio reads into ${buffers.name}`);
 try {
-  const ours = oursOf(rig, small);
-  const all = (['io_uring', 'psync'] as const).flatMap((engine) =>
-    FIO_DEPTHS[engine].map((depth) => ({ engine, depth })),
-  );
+  const ours = oursOf({ large: rig, layer, small });
+  const all: readonly FioSetting[] = [
+    ...(['io_uring', 'psync'] as const).flatMap((engine) =>
+      FIO_DEPTHS[engine].map((depth) => ({ engine, depth })),
+    ),
+    { engine: 'io_uring', depth: workload.expertsPerLayer * sizes.length, barrier: true },
+  ];
   console.log('\nalone');
   const best = await compare(ours, { settings: hasFio ? all : [], sizes, buffers }, undefined);
   console.log('\nwhile every core computes');
@@ -328,6 +355,5 @@ try {
   }
   await tuningTable(rig);
 } finally {
-  await rig.close();
-  await small.close();
+  await Promise.all([rig, layer, small].map((each) => each.close()));
 }
