@@ -33,6 +33,12 @@ export const ERROR_CODES = [
   'DISK_FULL',
   /** The folder cannot take this pack: it holds something else, or another process is at work in it. */
   'PACK_REFUSED',
+  /** A download failed in a way that trying again, a bounded number of times, did not mend. */
+  'DOWNLOAD_FAILED',
+  /** The server refuses: the repository is private or gated, or the token is wrong. */
+  'DOWNLOAD_REFUSED',
+  /** Another process is at work on the same model. */
+  'MODEL_BUSY',
   /** A saved sequence is damaged, of another model, or longer than the context. */
   'STATE_REFUSED',
   /** A worker thread died or stopped answering. */

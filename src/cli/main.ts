@@ -9,9 +9,11 @@ import { addGenerate } from './generate.ts';
 import { addInspect } from './inspect.ts';
 import { type Interruption, watchInterrupts } from './interrupt.ts';
 import { addLogits } from './logits.ts';
+import { addModels } from './models.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPlan } from './plan.ts';
+import { addPull } from './pull.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -38,6 +40,8 @@ function createProgram(): Command {
   addPack(program, interruptible);
   addVerify(program, interruptible);
   addPlan(program);
+  addPull(program, interruptible);
+  addModels(program);
   addDiskbench(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();

@@ -1,6 +1,9 @@
 /** `moestream verify`: whether every byte of a model is there and, where there are checksums, the right one. */
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { MoestreamError } from '../errors.ts';
+import { checkPulled, type PulledCheck } from '../hub/local.ts';
+import { type PulledModel, parseModelName, pulledModel } from '../model/model-store.ts';
 import { type Damage, type VerifyResult, verify } from '../pack/verify.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import type { Interruption } from './interrupt.ts';
@@ -15,14 +18,46 @@ interface VerifyFlags {
 export function addVerify(program: Command, interruption: () => Interruption): void {
   program
     .command('verify')
-    .description('check the checksums of a packed model, or read a plain one to its end')
-    .argument('<model>', 'packed folder, GGUF file, or any part of a split set')
+    .description('check the checksums of a pulled or packed model, or read a plain one to its end')
+    .argument('<model>', 'org/name:quant, packed folder, GGUF file, or any part of a split set')
     .option('-q, --quiet', 'nothing on stderr but errors')
     .option('--json', 'as JSON')
     .action((model: string, flags: VerifyFlags) => verifyModel(model, flags, interruption()));
 }
 
-async function verifyModel(path: string, flags: VerifyFlags, interruption: Interruption): Promise<void> {
+async function verifyModel(given: string, flags: VerifyFlags, interruption: Interruption): Promise<void> {
+  const name = parseModelName(given);
+  if (name !== undefined && !existsSync(given)) return verifyPulled(pulledModel(name), flags, interruption);
+  return verifyPath(given, flags, interruption);
+}
+
+async function verifyPulled(
+  model: PulledModel,
+  flags: VerifyFlags,
+  interruption: Interruption,
+): Promise<void> {
+  const meter = progressMeter(flags.quiet === true, 'read');
+  let found: PulledCheck;
+  try {
+    found = await checkPulled(model, { ...meter, signal: interruption.signal });
+  } finally {
+    meter.clear();
+  }
+  const [first] = found.damages;
+  if (flags.json === true) await print(`${JSON.stringify({ ok: first === undefined, ...found })}\n`);
+  else await print(found.damages.map(({ path, problem }) => `damaged: ${path}: ${problem}\n`).join(''));
+  if (first !== undefined) {
+    throw new MoestreamError('VERIFY_FAILED', `${first.path}: ${first.problem}`, {
+      hint: `Delete it and run \`moestream pull ${model.repository}:${model.quant}\`.`,
+    });
+  }
+  if (flags.quiet === true) return;
+  say(
+    `moestream: all ${model.files.length} files match the published hashes: ${formatBytes(found.totalBytes)}`,
+  );
+}
+
+async function verifyPath(path: string, flags: VerifyFlags, interruption: Interruption): Promise<void> {
   const meter = progressMeter(flags.quiet === true, 'read');
   const began = performance.now();
   let found: VerifyResult;

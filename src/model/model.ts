@@ -2,6 +2,7 @@
 import { renderChat, type TemplateMessage } from './chat-template.ts';
 import { type Gguf, readGguf } from './gguf.ts';
 import { type Hyperparameters, readHyperparameters, type SamplingDefaults } from './hyperparameters.ts';
+import { modelPath } from './model-store.ts';
 import { type Packed, packedExperts, packedFolder, readPacked } from './packed.ts';
 import { mapTensors, type TensorMap } from './tensor-map.ts';
 import { Tokenizer } from './tokenizer.ts';
@@ -54,17 +55,19 @@ export class Model extends ModelText {
 }
 
 /**
- * Opens a model to run it: a GGUF, any part of a split one, or a packed folder. Throws MODEL_NOT_FOUND, MODEL_INVALID or
+ * Opens a model to run it: a GGUF, any part of a split one, a packed folder, or the name of a pulled one. Throws MODEL_NOT_FOUND, MODEL_INVALID or
  * MODEL_UNSUPPORTED.
  */
 export function openModel(path: string, options: { readonly expertsPerToken?: number } = {}): Model {
-  const packed = packedAt(path);
-  return new Model(readGguf(packed?.densePath ?? path), options.expertsPerToken, packed);
+  const found = modelPath(path);
+  const packed = packedAt(found);
+  return new Model(readGguf(packed?.densePath ?? found), options.expertsPerToken, packed);
 }
 
 /** Opens a model for its vocabulary only. */
 export function openModelText(path: string): ModelText {
-  return new ModelText(readGguf(packedAt(path)?.densePath ?? path));
+  const found = modelPath(path);
+  return new ModelText(readGguf(packedAt(found)?.densePath ?? found));
 }
 
 function packedAt(path: string): Packed | undefined {

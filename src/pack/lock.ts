@@ -1,5 +1,5 @@
 /**
- * One process at a time packs into a folder: a file that is created exclusively and says who holds it.
+ * One process at a time works in a folder: a file that is created exclusively and says who holds it.
  *
  * A killed holder leaves its file behind. It is stale when no process has that number any more, or another one has it now:
  * processes are told apart by when they started. A holder on another host cannot be asked, so its lock always counts.
@@ -8,10 +8,19 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { MoestreamError } from '../errors.ts';
+import { type ErrorCode, MoestreamError } from '../errors.ts';
 import { codeOf, writeError } from './disk.ts';
 
 export const LOCK_NAME = 'pack.lock';
+
+/** What is done under a lock, for its file's name and for who finds it taken. */
+export interface LockedWork {
+  readonly lockName: string;
+  readonly doing: string;
+  readonly code: ErrorCode;
+}
+
+const PACKING: LockedWork = { lockName: LOCK_NAME, doing: 'packing into this folder', code: 'PACK_REFUSED' };
 /** Between creating the file and writing into it nothing takes this long. */
 const UNWRITTEN_MILLIS = 10_000;
 const ATTEMPTS = 3;
@@ -22,9 +31,9 @@ interface Holder {
   readonly started: string;
 }
 
-/** Takes the lock and returns how to give it back. Throws PACK_REFUSED when another process holds it. */
-export function takeLock(folder: string): () => void {
-  const path = join(folder, LOCK_NAME);
+/** Takes the lock and returns how to give it back. Throws the work's code when another process holds it. */
+export function takeLock(folder: string, work: LockedWork = PACKING): () => void {
+  const path = join(folder, work.lockName);
   const text = `${JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) })}\n`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
@@ -35,18 +44,18 @@ export function takeLock(folder: string): () => void {
     } catch (cause) {
       if (codeOf(cause) !== 'EEXIST') throw writeError(path, cause);
     }
-    removeIfStale(path);
+    removeIfStale(path, work);
   }
-  throw new MoestreamError('PACK_REFUSED', `${path} keeps coming back: another process is packing here`);
+  throw new MoestreamError(work.code, `${path} keeps coming back: another process is ${work.doing}`);
 }
 
-function removeIfStale(path: string): void {
+function removeIfStale(path: string, work: LockedWork): void {
   const seen = readOr(path);
   if (seen === undefined) return;
   const holder = holderOf(seen);
   if (holder === undefined ? isBeingWritten(path) : isRunning(holder)) {
     const who = holder === undefined ? 'another process' : `process ${holder.pid} on ${holder.host}`;
-    throw new MoestreamError('PACK_REFUSED', `${path}: ${who} is packing into this folder`, {
+    throw new MoestreamError(work.code, `${path}: ${who} is ${work.doing}`, {
       hint: 'Wait for it or stop it. If there is no such process, delete that file.',
     });
   }

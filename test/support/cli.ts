@@ -17,6 +17,8 @@ export interface CliRun {
 export interface CliOptions {
   readonly input?: string;
   readonly env?: Record<string, string>;
+  /** Kills the command, so that it cannot end in order, when this resolves. */
+  readonly kill?: Promise<void>;
   /** Called with what has come on stdout so far, whenever there is more. */
   readonly onStdout?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
 }
@@ -24,6 +26,7 @@ export interface CliOptions {
 export function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliRun> {
   const began = performance.now();
   const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...options.env } });
+  options.kill?.then(() => child.kill('SIGKILL'));
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
