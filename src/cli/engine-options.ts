@@ -14,7 +14,7 @@ import {
   type Predictor,
 } from '../engine/options.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
-import { integer, size } from './arguments.ts';
+import { integer, MODEL_ARGUMENT, size } from './arguments.ts';
 import { say } from './output.ts';
 
 export interface EngineFlags {
@@ -40,7 +40,7 @@ export interface EngineFlags {
 
 export function addEngineFlags(command: Command): Command {
   return command
-    .requiredOption('-m, --model <file>', 'GGUF file, any part of a split set, or packed folder')
+    .requiredOption('-m, --model <file>', MODEL_ARGUMENT)
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
     .option(
       '--memory <size>',
