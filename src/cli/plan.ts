@@ -12,9 +12,10 @@ import { formatBytes } from '../pipeline/memory.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
 import { slotCount } from '../pipeline/slab.ts';
 import { integer, MODEL_ARGUMENT, size } from './arguments.ts';
+import { addMixFlags, type MixFlags } from './engine-options.ts';
 import { print, say, table } from './output.ts';
 
-interface PlanFlags {
+interface PlanFlags extends MixFlags {
   readonly memory?: number;
   readonly context?: number;
   readonly chunk?: number;
@@ -28,8 +29,7 @@ interface PlanFlags {
 const SHARES = [0.25, 0.5, 0.75, 1] as const;
 
 export function addPlan(program: Command): void {
-  program
-    .command('plan')
+  addMixFlags(program.command('plan'))
     .description('show what a memory budget is spent on and what the disk allows; loads nothing')
     .argument('<model>', MODEL_ARGUMENT)
     .option('--memory <size>', 'the budget, such as 8G (default: most of what is free)', size)
@@ -183,10 +183,8 @@ function reportOf(
 }
 
 async function plan(path: string, flags: PlanFlags): Promise<void> {
-  const model = openModel(
-    path,
-    flags.expertsPerToken === undefined ? {} : { expertsPerToken: flags.expertsPerToken },
-  );
+  const { experts, embedding, lmHead, expertsPerToken } = flags;
+  const model = openModel(path, { experts, embedding, lmHead, expertsPerToken });
   const free = defaultBudget();
   const budget = flags.memory === undefined ? free : { bytes: flags.memory, because: 'as --memory says' };
   const notice = (sentence: string): void => say(`moestream: ${sentence}`);

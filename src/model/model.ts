@@ -4,6 +4,7 @@ import { renderChat, type TemplateMessage } from './chat-template.ts';
 import { type Checkpoint, checkpointPath, readCheckpoint } from './checkpoint.ts';
 import { type Gguf, readGguf } from './gguf.ts';
 import { type Hyperparameters, readHyperparameters, type SamplingDefaults } from './hyperparameters.ts';
+import { type Donors, mixed } from './mixed.ts';
 import type { ModelSource, SourceFile } from './model-source.ts';
 import { DENSE_CHECKPOINT_NAME, type Packed, packedExperts, packedFolder, readPacked } from './packed.ts';
 import { mapTensors, type TensorMap } from './tensor-map.ts';
@@ -33,21 +34,31 @@ export type ModelFile = SourceFile;
 
 export class Model extends ModelText {
   override readonly source: Gguf | Checkpoint;
-  /** What `file` of a tensor indexes: the files of the source, or of a packed model the dense file and one per layer. */
+  /**
+   * What `file` of a tensor indexes: the files of the source, of a packed model the dense file and one per layer, of a mixed
+   * model those in use.
+   */
   readonly files: readonly ModelFile[];
   /** Of a packed model. */
   readonly packed: Packed | undefined;
   readonly hyperparameters: Hyperparameters;
   readonly tensors: TensorMap;
 
-  constructor(source: Gguf | Checkpoint, expertsPerToken?: number, packed?: Packed) {
+  constructor(source: Gguf | Checkpoint, expertsPerToken?: number, packed?: Packed, donors: Donors = {}) {
     super(source);
     this.source = source;
-    this.files = packed?.files ?? source.files;
     this.packed = packed;
     this.hyperparameters = readHyperparameters(source, expertsPerToken);
     const experts = packed && packedExperts(packed, this.hyperparameters);
-    this.tensors = mapTensors(source, this.hyperparameters, experts);
+    const own = {
+      files: packed?.files ?? source.files,
+      hyperparameters: this.hyperparameters,
+      tensors: mapTensors(source, this.hyperparameters, experts),
+    };
+    const isMixed = Object.values(donors).some((donor) => donor !== undefined);
+    const { files, tensors } = isMixed ? mixed(own, donors) : own;
+    this.files = files;
+    this.tensors = tensors;
   }
 
   get sampling(): SamplingDefaults {
@@ -55,13 +66,35 @@ export class Model extends ModelText {
   }
 }
 
+/** Other checkpoints of the same model that parts come from: paths, as `openModel` takes them. */
+export interface MixOptions {
+  readonly experts?: string | undefined;
+  readonly embedding?: string | undefined;
+  readonly lmHead?: string | undefined;
+}
+
+export interface OpenModelOptions extends MixOptions {
+  readonly expertsPerToken?: number | undefined;
+}
+
 /**
  * Opens a model to run it: a GGUF, any part of a split one, a checkpoint folder or any file of one, or a packed folder.
  * Throws MODEL_NOT_FOUND, MODEL_INVALID or MODEL_UNSUPPORTED.
  */
-export function openModel(path: string, options: { readonly expertsPerToken?: number } = {}): Model {
+export function openModel(path: string, options: OpenModelOptions = {}): Model {
+  const opened = new Map<string, Model>();
+  const donor = (from: string | undefined): Model | undefined => {
+    if (from === undefined) return undefined;
+    const known = opened.get(from) ?? openModel(from);
+    opened.set(from, known);
+    return known;
+  };
   const packed = packedAt(path);
-  return new Model(sourceAt(path, packed, true), options.expertsPerToken, packed);
+  return new Model(sourceAt(path, packed, true), options.expertsPerToken, packed, {
+    experts: donor(options.experts),
+    embedding: donor(options.embedding),
+    lmHead: donor(options.lmHead),
+  });
 }
 
 /** Opens a model for its vocabulary only. */
