@@ -131,10 +131,20 @@ export interface Backend {
   /**
    * Hands over one dense tensor: `name` is its GGUF name without `blk.N.` and with its suffix (`attn_q.weight`,
    * `ssm_a`, `token_embd.weight`), `layer` is -1 for tensors outside the layers. `cols` is the contiguous dimension.
-   * One-dimensional tensors have rows = 1. `type` is the ggml type id. Memory stays the caller's and must stay alive.
+   * One-dimensional tensors have rows = 1. `type` is the type's id (ggml-types.ts, affine-types.ts); affine types come with
+   * their scales and biases, and `bytes` are then the codes. Memory stays the caller's and must stay alive.
    */
-  setTensor(name: string, layer: number, type: number, cols: number, rows: number, bytes: Uint8Array): void;
-  /** The ggml types of the routed experts' matrices in one layer. */
+  setTensor(
+    name: string,
+    layer: number,
+    type: number,
+    cols: number,
+    rows: number,
+    bytes: Uint8Array,
+    scales?: Uint8Array,
+    biases?: Uint8Array,
+  ): void;
+  /** The types of the routed experts' matrices in one layer. */
   setExpertTypes(layer: number, gateType: number, upType: number, downType: number): void;
   /** Checks that every tensor the architecture needs is there in its right shape. Throws an Error naming what is not. */
   seal(): void;
@@ -167,7 +177,10 @@ export interface Backend {
   mix(layer: number): void;
   /** The shared expert; needs no routed expert, so it runs while they are read. No effect when the model has none. */
   shared(layer: number): void;
-  /** One expert for all the rows that selected it. Byte offsets are relative to the segment's first byte. */
+  /**
+   * One expert for all the rows that selected it. Byte offsets are relative to the segment's first byte. Those of scales and
+   * biases come all or none, and must come when a matrix of this layer is of an affine type; the others' do not count.
+   */
   expert(
     layer: number,
     expert: number,
@@ -175,6 +188,12 @@ export interface Backend {
     gateByte: number,
     upByte: number,
     downByte: number,
+    gateScalesByte?: number,
+    gateBiasesByte?: number,
+    upScalesByte?: number,
+    upBiasesByte?: number,
+    downScalesByte?: number,
+    downBiasesByte?: number,
   ): void;
   /** Weighted sum in router order, shared expert's gate, residual. */
   combine(layer: number): void;
@@ -188,9 +207,12 @@ export interface CpuAddon {
   readonly Backend: new (config: BackendConfig) => Backend;
   /** What a backend of this configuration will allocate, without allocating it. */
   footprint(config: BackendConfig): BackendFootprint;
-  /** Dequantises whole blocks of a ggml type into float32: the reference that tests hold against golden vectors. */
+  /**
+   * Dequantises whole blocks of a type into float32: the reference that tests hold against golden vectors. Of an affine type
+   * all codes stand first, then all scales, then all biases.
+   */
   dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
-  /** Whether the backend multiplies matrices of this ggml type. */
+  /** Whether the backend multiplies matrices of this type. */
   supportsType(type: number): boolean;
 }
 

@@ -65,6 +65,14 @@ void fill(std::span<std::uint8_t> bytes, TensorType type) {
     const std::uint64_t word = state ^ (state >> 33);
     std::memcpy(bytes.data() + i, &word, sizeof word);
   }
+  if (is_affine(type)) {
+    const std::size_t rows = bytes.size() / joined_bytes(type, kCols, 1);
+    for (std::size_t at = rows * row_bytes(type, kCols); at + 2 <= bytes.size(); at += 2) {
+      const std::uint16_t bfloat = 0x3c01;
+      std::memcpy(bytes.data() + at, &bfloat, sizeof bfloat);
+    }
+    return;
+  }
   const std::size_t block = traits_of(type).block_bytes;
   const std::uint16_t half = 0x2c01;
   for (std::size_t at = 0; at + block <= bytes.size(); at += block) {
@@ -101,7 +109,7 @@ struct Setting {
 
 void measure(const Setting& setting, const TypeTraits& type, std::span<std::uint8_t> bytes) {
   fill(bytes, type.type);
-  const std::size_t rows = bytes.size() / row_bytes(type.type, kCols);
+  const std::size_t rows = bytes.size() / joined_bytes(type.type, kCols, 1);
   std::vector<float> values(setting.inputs * kCols);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 31) - 15.0f;
   std::vector<std::uint32_t> order(setting.inputs);
@@ -113,7 +121,7 @@ void measure(const Setting& setting, const TypeTraits& type, std::span<std::uint
   const auto slice = layout.take<std::byte>({FastMultiplier::buffer_bytes(setting.inputs, kCols)});
   const Memory memory(layout.bytes());
   const FastMultiplier multiplier(pool, memory.at(slice), setting.kernels);
-  const std::array<Product, 1> product{{{Matrix{type.type, kCols, rows, bytes.data()}, out.data()}}};
+  const std::array<Product, 1> product{{{joined_matrix(type.type, kCols, rows, bytes.data()), out.data()}}};
 
   std::vector<double> reading;
   std::vector<double> multiplying;
@@ -121,7 +129,7 @@ void measure(const Setting& setting, const TypeTraits& type, std::span<std::uint
     reading.push_back(time_of([&] { read_all(pool, bytes); }));
     multiplying.push_back(time_of([&] { multiplier.multiply(Activations(values, kCols), {order, order}, product); }));
   }
-  const double used = static_cast<double>(rows * row_bytes(type.type, kCols));
+  const double used = static_cast<double>(joined_bytes(type.type, kCols, rows));
   const double read = static_cast<double>(bytes.size()) / median(reading) / 1e9;
   const double speed = used / median(multiplying) / 1e9;
   const double products = static_cast<double>(rows * kCols * setting.inputs) / median(multiplying) / 1e9;

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "backend.h"
-#include "dequantize.h"
 #include "footprint.h"
+#include "row_reader.h"
 #include "saved_sequence.h"
 
 namespace {
@@ -199,10 +199,14 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
     guarded(info.Env(), [&] {
       if (!info[0].IsString()) throw type_error(info.Env(), "name", "a string");
       const std::string name = info[0].As<Napi::String>().Utf8Value();
-      const auto bytes = bytes_view(info[5], "bytes");
+      TensorBytes bytes{bytes_view(info[5], "bytes"), {}, {}};
+      if (info.Length() > 6) {
+        bytes.scales = bytes_view(info[6], "scales");
+        bytes.biases = bytes_view(info[7], "biases");
+      }
       open().unsealed_weights().set(name, integer(info[1], "layer", -1), type_id(info[2], "type"),
                                     count(info[3], "cols"), count(info[4], "rows"), bytes);
-      tensors_.push_back(keep(info[5]));
+      for (std::size_t view = 5; view < info.Length(); ++view) tensors_.push_back(keep(info[view]));
     });
   }
 
@@ -295,8 +299,16 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
 
   void expert(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] {
-      open().expert(count(info[0], "layer"), count(info[1], "expert"), count(info[2], "segment"),
-                    count(info[3], "gateByte"), count(info[4], "upByte"), count(info[5], "downByte"));
+      ExpertPlaces places{{count(info[3], "gateByte")}, {count(info[4], "upByte")}, {count(info[5], "downByte")}};
+      if (info.Length() > 6) {
+        std::size_t at = 6;
+        for (MatrixPlace* place : {&places.gate, &places.up, &places.down}) {
+          place->scales = count(info[at++], "scalesByte");
+          place->biases = count(info[at++], "biasesByte");
+          place->apart = true;
+        }
+      }
+      open().expert(count(info[0], "layer"), count(info[1], "expert"), count(info[2], "segment"), places);
     });
   }
 
@@ -355,11 +367,12 @@ void dequantize(const Napi::CallbackInfo& info) {
     const auto blocks = bytes_view(info[1], "blocks");
     const auto out = view<float>(info[2], "out", "a Float32Array");
     if (traits == nullptr) throw std::invalid_argument("this tensor type is not supported");
-    const std::size_t values = blocks.size() / traits->block_bytes * traits->block_values;
-    if (blocks.size() % traits->block_bytes != 0 || out.size() != values) {
+    const std::size_t block_bytes = traits->block_bytes + 2 * traits->side_bytes;
+    const std::size_t values = blocks.size() / block_bytes * traits->block_values;
+    if (blocks.size() % block_bytes != 0 || out.size() != values) {
       throw std::invalid_argument("blocks must be whole and out as long as their values");
     }
-    row_dequantizer(traits->type)(blocks.data(), out.data(), values);
+    if (values > 0) RowReader(joined_matrix(traits->type, values, 1, blocks.data())).read(0, out.data());
   });
 }
 
@@ -391,7 +404,7 @@ void multiply(const Napi::CallbackInfo& info) {
     if (traits == nullptr || cols == 0 || cols % traits->block_values != 0) {
       throw std::invalid_argument("the type is not supported or cols are not whole blocks");
     }
-    if (weights.size() != rows * row_bytes(traits->type, cols) || values.size() != inputs * cols ||
+    if (weights.size() != joined_bytes(traits->type, cols, rows) || values.size() != inputs * cols ||
         out.size() != inputs * rows) {
       throw std::invalid_argument("the arrays do not fit rows and cols");
     }
@@ -408,7 +421,7 @@ void multiply(const Napi::CallbackInfo& info) {
         exact ? Multiplier(pool, memory.at(floats), cols)
               : Multiplier(FastMultiplier(pool, memory.at(bytes), set.empty() ? product_kernels() : kernels_named(set)),
                            pool);
-    const std::array<Product, 1> product{{{Matrix{traits->type, cols, rows, weights.data()}, out.data()}}};
+    const std::array<Product, 1> product{{{joined_matrix(traits->type, cols, rows, weights.data()), out.data()}}};
     multiplier.multiply(Activations(values, cols), {order, order}, product);
   });
 }

@@ -11,10 +11,10 @@
 
 #include "attention.h"
 #include "delta_net.h"
-#include "dequantize.h"
 #include "norm.h"
 #include "rope.h"
 #include "router.h"
+#include "row_reader.h"
 #include "saved_sequence.h"
 
 namespace moestream::cpu {
@@ -177,11 +177,10 @@ Batch Backend::read_batch(std::size_t row_count) const {
 
 void Backend::embed() {
   const Matrix& table = weights_.global().embedding;
-  const std::size_t bytes = row_bytes(table.type, table.cols);
-  const RowDequantizer dequantize = row_dequantizer(table.type);
+  const RowReader reader(table);
   for (std::size_t r = 0; r < batch_.rows.size(); ++r) {
     const Row& row = batch_.rows[r];
-    dequantize(table.data + row.token * bytes, scratch_.at(scratch_.plan.stream) + r * config_.hidden, config_.hidden);
+    reader.read(row.token, scratch_.at(scratch_.plan.stream) + r * config_.hidden);
     if (config_.attention_layer_count() > 0) {
       fill_rotation(row.position, config_.rotary_dims, config_.rope_theta,
                     scratch_.at(scratch_.plan.rotations) + r * config_.rotary_dims);
@@ -253,25 +252,34 @@ void Backend::shared(std::size_t layer) {
   shared_done_ = true;
 }
 
-Matrix Backend::slab_matrix(std::size_t segment, std::size_t byte_offset, TensorType type, std::size_t cols,
-                            std::size_t rows) const {
+const std::uint8_t* Backend::slab_bytes(std::size_t segment, std::size_t byte_offset, std::size_t bytes) const {
   if (segment >= slab_.size()) refuse("slab segment " + std::to_string(segment) + " is not bound");
-  const std::size_t bytes = rows * row_bytes(type, cols);
   const std::span<const std::uint8_t> memory = slab_[segment];
   if (byte_offset > memory.size() || bytes > memory.size() - byte_offset) {
     refuse("an expert at byte " + std::to_string(byte_offset) + " reaches beyond its slab segment");
   }
-  return Matrix{type, cols, rows, memory.data() + byte_offset};
+  return memory.data() + byte_offset;
 }
 
-void Backend::expert(std::size_t layer, std::size_t expert, std::size_t segment, std::size_t gate_byte,
-                     std::size_t up_byte, std::size_t down_byte) {
+Matrix Backend::slab_matrix(std::size_t segment, const MatrixPlace& place, TensorType type, std::size_t cols,
+                            std::size_t rows) const {
+  Matrix matrix{type, cols, rows, slab_bytes(segment, place.data, rows * row_bytes(type, cols))};
+  if (is_affine(type)) {
+    if (!place.apart) refuse("an expert of an affine type comes without the places of its scales and biases");
+    const std::size_t bytes = rows * side_row_bytes(type, cols);
+    matrix.scales = slab_bytes(segment, place.scales, bytes);
+    matrix.biases = slab_bytes(segment, place.biases, bytes);
+  }
+  return matrix;
+}
+
+void Backend::expert(std::size_t layer, std::size_t expert, std::size_t segment, const ExpertPlaces& places) {
   expect_layer(Next::kCombine, layer, "expert");
   const ExpertTypes& types = weights_.layer(layer).expert_types;
   const ExpertWeights blocks{
-      .gate = slab_matrix(segment, gate_byte, types.gate, config_.hidden, config_.expert_width),
-      .up = slab_matrix(segment, up_byte, types.up, config_.hidden, config_.expert_width),
-      .down = slab_matrix(segment, down_byte, types.down, config_.expert_width, config_.hidden),
+      .gate = slab_matrix(segment, places.gate, types.gate, config_.hidden, config_.expert_width),
+      .up = slab_matrix(segment, places.up, types.up, config_.hidden, config_.expert_width),
+      .down = slab_matrix(segment, places.down, types.down, config_.expert_width, config_.hidden),
   };
   run_expert(step_, blocks, expert);
 }

@@ -17,6 +17,20 @@
 
 namespace moestream::cpu {
 
+// Where a matrix of an expert begins in its slab segment, in bytes.
+struct MatrixPlace {
+  std::size_t data;
+  std::size_t scales = 0;  // of affine types, where the arrays lie apart
+  std::size_t biases = 0;
+  bool apart = false;
+};
+
+struct ExpertPlaces {
+  MatrixPlace gate;
+  MatrixPlace up;
+  MatrixPlace down;
+};
+
 class Backend {
  public:
   // Throws std::invalid_argument, std::length_error or std::bad_alloc.
@@ -43,8 +57,7 @@ class Backend {
   void begin(std::size_t row_count);
   void mix(std::size_t layer);
   void shared(std::size_t layer);
-  void expert(std::size_t layer, std::size_t expert, std::size_t segment, std::size_t gate_byte, std::size_t up_byte,
-              std::size_t down_byte);
+  void expert(std::size_t layer, std::size_t expert, std::size_t segment, const ExpertPlaces& places);
   void combine(std::size_t layer);
   void logits(std::size_t first_row, std::size_t row_count, std::size_t first_slot);
 
@@ -61,7 +74,8 @@ class Backend {
   void norm_stream(std::size_t first_row, std::size_t row_count, const Vector& weight);
   void add_mixed();
   void publish_routes() const;
-  Matrix slab_matrix(std::size_t segment, std::size_t byte_offset, TensorType type, std::size_t cols,
+  const std::uint8_t* slab_bytes(std::size_t segment, std::size_t byte_offset, std::size_t bytes) const;
+  Matrix slab_matrix(std::size_t segment, const MatrixPlace& place, TensorType type, std::size_t cols,
                      std::size_t rows) const;
 
   const ModelConfig config_;

@@ -16,6 +16,12 @@ using RowDequantizer = void (*)(const std::uint8_t* blocks, float* out, std::siz
 
 RowDequantizer row_dequantizer(TensorType type);
 
+// The same for an affine type, whose scales and biases stand apart.
+using AffineDequantizer = void (*)(const std::uint8_t* codes, const std::uint8_t* scales, const std::uint8_t* biases,
+                                   float* out, std::size_t values);
+
+AffineDequantizer affine_dequantizer(Affine affine);
+
 // One function per type, by family: dequantize.cpp, dequantize_k.cpp and dequantize_iq.cpp.
 void dequantize_q2_k(const std::uint8_t* blocks, float* out, std::size_t values);
 void dequantize_q3_k(const std::uint8_t* blocks, float* out, std::size_t values);

@@ -3,30 +3,12 @@
 
 #include <algorithm>
 
-#include "dequantize.h"
 #include "elementary.h"
 #include "moestream/invariant.h"
+#include "row_reader.h"
 
 namespace moestream::cpu {
 namespace {
-
-// Consecutive rows of a matrix as floats, in a buffer of (kBlockRows, cols).
-class RowReader {
- public:
-  explicit RowReader(const Matrix& matrix)
-      : matrix_(matrix), dequantize_(row_dequantizer(matrix.type)), row_bytes_(row_bytes(matrix.type, matrix.cols)) {}
-
-  void read(std::size_t first, std::size_t count, float* into) const {
-    for (std::size_t r = 0; r < count; ++r) {
-      dequantize_(matrix_.data + (first + r) * row_bytes_, into + r * matrix_.cols, matrix_.cols);
-    }
-  }
-
- private:
-  const Matrix& matrix_;
-  RowDequantizer dequantize_;
-  std::size_t row_bytes_;
-};
 
 // Calls store(t, value) with the dot product of one weight row and every input row of the map.
 template <class Store>
@@ -108,10 +90,10 @@ void Multiplier::multiply_gated(const Activations& input, const RowMap& map, con
   pool_.run(width, grain, [&](std::size_t begin, std::size_t end, std::size_t thread) {
     float* const buffer = buffer_of(thread);
     for (std::size_t r = begin; r < end; ++r) {
-      gate_reader.read(r, 1, buffer);
+      gate_reader.read(r, buffer);
       dot_with_inputs(kernels_, buffer, input, map.from,
                       [&](std::size_t t, float value) { output[map.to[t] * width + r] = silu(value); });
-      up_reader.read(r, 1, buffer);
+      up_reader.read(r, buffer);
       dot_with_inputs(kernels_, buffer, input, map.from,
                       [&](std::size_t t, float value) { output[map.to[t] * width + r] *= value; });
     }

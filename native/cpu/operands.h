@@ -15,9 +15,22 @@ struct Matrix {
   std::size_t cols = 0;
   std::size_t rows = 0;
   const std::uint8_t* data = nullptr;
+  const std::uint8_t* scales = nullptr;  // bf16, one per group, in affine types only
+  const std::uint8_t* biases = nullptr;
 
   bool given() const { return data != nullptr; }
 };
+
+// The three arrays of an affine matrix back to back, as packed models keep them; any other matrix as it is.
+inline std::size_t joined_bytes(TensorType type, std::size_t cols, std::size_t rows) {
+  return rows * (row_bytes(type, cols) + 2 * side_row_bytes(type, cols));
+}
+
+inline Matrix joined_matrix(TensorType type, std::size_t cols, std::size_t rows, const std::uint8_t* data) {
+  if (!is_affine(type)) return Matrix{type, cols, rows, data};
+  const std::uint8_t* const scales = data + rows * row_bytes(type, cols);
+  return Matrix{type, cols, rows, data, scales, scales + rows * side_row_bytes(type, cols)};
+}
 
 // The input of products: rows of floats. Precision `fast` rounds them to 8 bits inside each product: 0.2 microseconds
 // for 2,048 values, less than keeping track of which rounded copy is still valid would be worth.

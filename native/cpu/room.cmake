@@ -5,6 +5,7 @@ add_room(cpu
   native/cpu/codebooks.cpp
   native/cpu/delta_net.cpp
   native/cpu/dequantize.cpp
+  native/cpu/dequantize_affine.cpp
   native/cpu/dequantize_iq.cpp
   native/cpu/dequantize_k.cpp
   native/cpu/fast/fast_multiplier.cpp

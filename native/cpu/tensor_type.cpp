@@ -1,4 +1,4 @@
-// The table behind tensor_type.h: 21 types, block sizes as the GGUF format defines them.
+// The table behind tensor_type.h: GGUF's 21 types with the block sizes that the format defines, and the affine ones.
 #include "tensor_type.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace moestream::cpu {
 namespace {
 
-constexpr std::array<TypeTraits, 21> kTypes{{
+constexpr std::array<TypeTraits, 39> kTypes{{
     {TensorType::F32, "F32", 1, 4},
     {TensorType::F16, "F16", 1, 2},
     {TensorType::BF16, "BF16", 1, 2},
@@ -31,6 +31,24 @@ constexpr std::array<TypeTraits, 21> kTypes{{
     {TensorType::IQ3_XXS, "IQ3_XXS", 256, 98},
     {TensorType::IQ3_S, "IQ3_S", 256, 110},
     {TensorType::IQ4_XS, "IQ4_XS", 256, 136},
+    {affine_type(2, 32), "AFFINE2_G32", 32, 8, 2},
+    {affine_type(2, 64), "AFFINE2_G64", 64, 16, 2},
+    {affine_type(2, 128), "AFFINE2_G128", 128, 32, 2},
+    {affine_type(3, 32), "AFFINE3_G32", 32, 12, 2},
+    {affine_type(3, 64), "AFFINE3_G64", 64, 24, 2},
+    {affine_type(3, 128), "AFFINE3_G128", 128, 48, 2},
+    {affine_type(4, 32), "AFFINE4_G32", 32, 16, 2},
+    {affine_type(4, 64), "AFFINE4_G64", 64, 32, 2},
+    {affine_type(4, 128), "AFFINE4_G128", 128, 64, 2},
+    {affine_type(5, 32), "AFFINE5_G32", 32, 20, 2},
+    {affine_type(5, 64), "AFFINE5_G64", 64, 40, 2},
+    {affine_type(5, 128), "AFFINE5_G128", 128, 80, 2},
+    {affine_type(6, 32), "AFFINE6_G32", 32, 24, 2},
+    {affine_type(6, 64), "AFFINE6_G64", 64, 48, 2},
+    {affine_type(6, 128), "AFFINE6_G128", 128, 96, 2},
+    {affine_type(8, 32), "AFFINE8_G32", 32, 32, 2},
+    {affine_type(8, 64), "AFFINE8_G64", 64, 64, 2},
+    {affine_type(8, 128), "AFFINE8_G128", 128, 128, 2},
 }};
 
 }  // namespace
@@ -53,6 +71,11 @@ std::size_t row_bytes(TensorType type, std::size_t cols) {
   const TypeTraits& traits = traits_of(type);
   invariant(cols % traits.block_values == 0, "a row is a whole number of blocks");
   return cols / traits.block_values * traits.block_bytes;
+}
+
+std::size_t side_row_bytes(TensorType type, std::size_t cols) {
+  const TypeTraits& traits = traits_of(type);
+  return cols / traits.block_values * traits.side_bytes;
 }
 
 }  // namespace moestream::cpu

@@ -1,7 +1,9 @@
-// The element types of GGUF tensors: what one block holds and how many bytes it takes.
+// The element types of tensors: what one block holds and how many bytes it takes.
 //
 // A row is a whole number of blocks, so every size in the backend follows from (type, columns) through `row_bytes`, and
-// nothing else knows a block's size. Ids are those of the file format.
+// nothing else knows a block's size. Ids below 256 are GGUF's. The affine types, which MLX checkpoints have, are numbered
+// by their two parameters: 2 to 8 bits per value, and 32, 64 or 128 values that share a scale and a bias. Their blocks are
+// spread over three arrays, codes, scales and biases; `row_bytes` counts the codes and `side_row_bytes` either of the rest.
 #pragma once
 
 #include <cstddef>
@@ -35,11 +37,32 @@ enum class TensorType : std::uint32_t {
   MXFP4 = 39,
 };
 
+// value = code * scale + bias
+struct Affine {
+  unsigned bits;
+  unsigned group;
+};
+
+constexpr std::uint32_t kFirstAffineId = 256;
+
+constexpr TensorType affine_type(unsigned bits, unsigned group) {
+  return static_cast<TensorType>(kFirstAffineId + 4 * bits + group / 64);
+}
+
+constexpr bool is_affine(TensorType type) { return static_cast<std::uint32_t>(type) >= kFirstAffineId; }
+
+// Of an affine type.
+constexpr Affine affine_of(TensorType type) {
+  const std::uint32_t number = static_cast<std::uint32_t>(type) - kFirstAffineId;
+  return {number / 4, 32u << (number % 4)};
+}
+
 struct TypeTraits {
   TensorType type;
   std::string_view name;
   std::size_t block_values;
   std::size_t block_bytes;
+  std::size_t side_bytes = 0;  // of a block's scale, and of its bias, where they have arrays of their own
 };
 
 // Every type that the backend reads.
@@ -52,5 +75,8 @@ const TypeTraits& traits_of(TensorType type);
 
 // Bytes of one row of `cols` values; `cols` is a whole number of blocks.
 std::size_t row_bytes(TensorType type, std::size_t cols);
+
+// Bytes of one row's scales, and of its biases; 0 in types that keep them in their blocks.
+std::size_t side_row_bytes(TensorType type, std::size_t cols);
 
 }  // namespace moestream::cpu

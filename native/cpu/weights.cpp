@@ -8,9 +8,9 @@
 #include <string_view>
 #include <variant>
 
-#include "dequantize.h"
 #include "fingerprint.h"
 #include "memory.h"
+#include "row_reader.h"
 
 namespace moestream::cpu {
 namespace {
@@ -107,40 +107,37 @@ std::string shape_text(std::size_t cols, std::size_t rows) {
   return std::string("[").append(std::to_string(cols)).append(", ").append(std::to_string(rows)).append("]");
 }
 
-struct GivenTensor {
-  const TypeTraits& type;
-  std::size_t cols;
-  std::size_t rows;
-  std::span<const std::uint8_t> bytes;
-};
 
-GivenTensor checked_tensor(const std::string& name, std::uint32_t type_id, std::size_t cols, std::size_t rows,
-                           std::span<const std::uint8_t> bytes) {
+void check_bytes(const std::string& name, std::size_t found, std::size_t expected) {
+  if (found == expected) return;
+  throw std::invalid_argument(name + " has " + std::to_string(found) + " bytes, its shape needs " +
+                              std::to_string(expected));
+}
+
+Matrix checked_tensor(const std::string& name, std::uint32_t type_id, std::size_t cols, std::size_t rows,
+                      const TensorBytes& bytes) {
   const TypeTraits* type = find_type(type_id);
   if (type == nullptr) throw std::invalid_argument(name + " has unsupported type " + std::to_string(type_id));
   if (cols == 0 || rows == 0 || cols % type->block_values != 0) {
     throw std::invalid_argument(name + " has shape " + shape_text(cols, rows) + ", not whole blocks of " +
                                 std::string(type->name));
   }
-  const std::size_t expected = product({rows, row_bytes(type->type, cols)});
-  if (bytes.size() != expected) {
-    throw std::invalid_argument(name + " has " + std::to_string(bytes.size()) + " bytes, its shape needs " +
-                                std::to_string(expected));
-  }
-  return {*type, cols, rows, bytes};
+  check_bytes(name, bytes.data.size(), product({rows, row_bytes(type->type, cols)}));
+  const std::size_t side_bytes = product({rows, side_row_bytes(type->type, cols)});
+  check_bytes(name + " (scales)", bytes.scales.size(), side_bytes);
+  check_bytes(name + " (biases)", bytes.biases.size(), side_bytes);
+  return {type->type, cols, rows, bytes.data.data(), bytes.scales.data(), bytes.biases.data()};
 }
 
-void store(Matrix& matrix, const GivenTensor& given) {
-  matrix = Matrix{given.type.type, given.cols, given.rows, given.bytes.data()};
-}
+void store(Matrix& matrix, const Matrix& given) { matrix = given; }
 
-void store(Vector& vector, const GivenTensor& given) {
+void store(Vector& vector, const Matrix& given) {
   vector = Vector{given.cols, given.rows, std::vector<float>(given.cols * given.rows)};
-  row_dequantizer(given.type.type)(given.bytes.data(), vector.values.data(), vector.values.size());
+  RowReader(given).read(0, given.rows, vector.values.data());
 }
 
 template <class Owner>
-void store(Owner& owner, const TensorSpec<Owner>& spec, const std::string& name, const GivenTensor& given) {
+void store(Owner& owner, const TensorSpec<Owner>& spec, const std::string& name, const Matrix& given) {
   std::visit(
       [&](auto member) {
         if ((owner.*member).given()) throw std::invalid_argument(name + " is given twice");
@@ -187,7 +184,7 @@ void transpose(Vector& vector) {
 
 // Samples of the bytes are enough to tell models apart: training and quantising change all of a tensor.
 std::uint64_t tensor_fingerprint(const std::string& name, std::uint32_t type, std::size_t cols, std::size_t rows,
-                                 std::span<const std::uint8_t> bytes) {
+                                 const TensorBytes& bytes) {
   constexpr std::size_t kSamples = 64;
   constexpr std::size_t kSampleBytes = 32;
   Fingerprint sum;
@@ -195,9 +192,11 @@ std::uint64_t tensor_fingerprint(const std::string& name, std::uint32_t type, st
   sum.add(type);
   sum.add(cols);
   sum.add(rows);
-  const std::size_t stride = std::max(kSampleBytes, bytes.size() / kSamples);
-  for (std::size_t at = 0; at < bytes.size(); at += stride) {
-    sum.add(bytes.subspan(at, std::min(kSampleBytes, bytes.size() - at)));
+  for (const std::span<const std::uint8_t> part : {bytes.data, bytes.scales, bytes.biases}) {
+    const std::size_t stride = std::max(kSampleBytes, part.size() / kSamples);
+    for (std::size_t at = 0; at < part.size(); at += stride) {
+      sum.add(part.subspan(at, std::min(kSampleBytes, part.size() - at)));
+    }
   }
   return sum.value();
 }
@@ -218,9 +217,9 @@ TensorType expert_type(std::uint32_t id, std::size_t cols, std::size_t layer) {
 Weights::Weights(const ModelConfig& config) : config_(config), layers_(config.layers) {}
 
 void Weights::set(const std::string& name, std::int64_t layer, std::uint32_t type, std::size_t cols, std::size_t rows,
-                  std::span<const std::uint8_t> bytes) {
+                  const TensorBytes& bytes) {
   const std::string full = full_name(name, layer);
-  const GivenTensor given = checked_tensor(full, type, cols, rows, bytes);
+  const Matrix given = checked_tensor(full, type, cols, rows, bytes);
   if (layer < 0) {
     store(global_, find_spec(kGlobalTensors, name, full), full, given);
   } else {

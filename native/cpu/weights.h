@@ -72,6 +72,13 @@ struct GlobalWeights {
   Vector final_norm; // (hidden)
 };
 
+// A tensor as it lies in memory.
+struct TensorBytes {
+  std::span<const std::uint8_t> data;
+  std::span<const std::uint8_t> scales;  // of affine types only
+  std::span<const std::uint8_t> biases;
+};
+
 class Weights {
  public:
   explicit Weights(const ModelConfig& config);
@@ -79,7 +86,7 @@ class Weights {
   // `layer` is -1 outside the layers. Throws std::invalid_argument for a tensor that the architecture has no use for,
   // one given twice, or one whose bytes do not fit its shape.
   void set(const std::string& name, std::int64_t layer, std::uint32_t type, std::size_t cols, std::size_t rows,
-           std::span<const std::uint8_t> bytes);
+           const TensorBytes& bytes);
   void set_expert_types(std::size_t layer, std::uint32_t gate, std::uint32_t up, std::uint32_t down);
   // Throws std::runtime_error naming the first tensor that is missing or has a wrong shape, and changes nothing then.
   void seal();

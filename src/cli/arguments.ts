@@ -4,6 +4,9 @@ import { InvalidArgumentError } from 'commander';
 import { MoestreamError } from '../errors.ts';
 import { parseBytes } from '../pipeline/memory.ts';
 
+/** What every command takes for a model. */
+export const MODEL_ARGUMENT = 'GGUF file or any part of a split set, checkpoint folder, or packed folder';
+
 /** A number; `-s 1e3` and `0x10` are numbers too. */
 export function number(text: string): number {
   const value = Number(text);

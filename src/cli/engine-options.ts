@@ -14,10 +14,24 @@ import {
   type Predictor,
 } from '../engine/options.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
-import { integer, size } from './arguments.ts';
+import { integer, MODEL_ARGUMENT, size } from './arguments.ts';
 import { say } from './output.ts';
 
-export interface EngineFlags {
+/** Parts from other checkpoints of the same model. */
+export interface MixFlags {
+  readonly experts?: string;
+  readonly embedding?: string;
+  readonly lmHead?: string;
+}
+
+export function addMixFlags(command: Command): Command {
+  return command
+    .option('--experts <model>', 'take the routed experts from another checkpoint of the same model')
+    .option('--embedding <model>', 'take the embedding from another one')
+    .option('--lm-head <model>', 'take the matrix that makes logits from another one');
+}
+
+export interface EngineFlags extends MixFlags {
   readonly model: string;
   readonly context?: number;
   readonly memory?: number;
@@ -39,8 +53,7 @@ export interface EngineFlags {
 }
 
 export function addEngineFlags(command: Command): Command {
-  return command
-    .requiredOption('-m, --model <file>', 'GGUF file, any part of a split set, or packed folder')
+  return addMixFlags(command.requiredOption('-m, --model <file>', MODEL_ARGUMENT))
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
     .option(
       '--memory <size>',

@@ -1,7 +1,9 @@
 /** `moestream inspect`: what a model file is, and which of its bytes stay in memory and which stream. */
 import type { Command } from 'commander';
 import { type Model, openModel } from '../model/model.ts';
+import { bytesOf } from '../model/places.ts';
 import { formatBytes } from '../pipeline/memory.ts';
+import { MODEL_ARGUMENT } from './arguments.ts';
 import { print, table } from './output.ts';
 
 interface InspectFlags {
@@ -12,7 +14,7 @@ export function addInspect(program: Command): void {
   program
     .command('inspect')
     .description('show what a model file holds')
-    .argument('<model>', 'GGUF file, any part of a split set, or packed folder')
+    .argument('<model>', MODEL_ARGUMENT)
     .option('--json', 'as JSON')
     .action(inspect);
 }
@@ -44,7 +46,7 @@ interface Inspection {
 }
 
 function inspectionOf(model: Model): Inspection {
-  const { gguf, files, packed, hyperparameters, tensors } = model;
+  const { source, files, packed, hyperparameters, tensors } = model;
   const types = new Map<string, TypeTotal>();
   const add = (type: string, bytes: number): void => {
     const total = types.get(type) ?? { type, tensors: 0, bytes: 0 };
@@ -52,15 +54,15 @@ function inspectionOf(model: Model): Inspection {
     total.bytes += bytes;
     types.set(type, total);
   };
-  for (const tensor of gguf.tensors.values()) add(tensor.type.name, tensor.byteLength);
+  for (const tensor of source.tensors.values()) add(tensor.type.name, bytesOf(tensor));
   const kinds = new Map<string, { layers: number; types: string; bytes: number }>();
   let bytesPerToken = 0;
   for (const { gate, up, down } of tensors.experts) {
     if (packed !== undefined) {
-      for (const span of [gate, up, down]) add(span.type.name, span.byteLength * hyperparameters.experts);
+      for (const span of [gate, up, down]) add(span.type.name, bytesOf(span) * hyperparameters.experts);
     }
     const names = [gate, up, down].map((span) => span.type.name).join(' / ');
-    const bytes = gate.byteLength + up.byteLength + down.byteLength;
+    const bytes = bytesOf(gate) + bytesOf(up) + bytesOf(down);
     const kind = kinds.get(names) ?? { layers: 0, types: names, bytes };
     kind.layers++;
     kinds.set(names, kind);
@@ -80,7 +82,7 @@ function inspectionOf(model: Model): Inspection {
     expertsPerToken: hyperparameters.expertsPerToken,
     expertKinds,
     types: [...types.values()].sort((a, b) => b.bytes - a.bytes),
-    residentBytes: tensors.dense.reduce((sum, tensor) => sum + tensor.byteLength, 0),
+    residentBytes: tensors.dense.reduce((sum, tensor) => sum + bytesOf(tensor), 0),
     streamedBytes: expertKinds.reduce(
       (sum, kind) => sum + kind.bytes * kind.layers * hyperparameters.experts,
       0,

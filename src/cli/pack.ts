@@ -17,7 +17,7 @@ export function addPack(program: Command, interruption: () => Interruption): voi
   program
     .command('pack')
     .description('write a copy of a model whose experts are contiguous and page-aligned')
-    .argument('<model>', 'GGUF file, or any part of a split set')
+    .argument('<model>', 'GGUF file or any part of a split set, or checkpoint folder')
     .requiredOption('-o, --output <folder>', 'a new folder, or one whose packing was interrupted')
     .option('-q, --quiet', 'nothing on stderr but errors')
     .option('--json', 'a summary as JSON on stdout')

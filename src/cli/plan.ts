@@ -6,14 +6,16 @@ import { bestPoint, storedMeasurement } from '../disk/store.ts';
 import { KV_TYPES, type KvType, settingsOf } from '../engine/options.ts';
 import { planOf } from '../engine/planning.ts';
 import { type Model, openModel } from '../model/model.ts';
+import { bytesOf } from '../model/places.ts';
 import { type Budget, defaultBudget } from '../pipeline/budget.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
 import { slotCount } from '../pipeline/slab.ts';
-import { integer, size } from './arguments.ts';
+import { integer, MODEL_ARGUMENT, size } from './arguments.ts';
+import { addMixFlags, type MixFlags } from './engine-options.ts';
 import { print, say, table } from './output.ts';
 
-interface PlanFlags {
+interface PlanFlags extends MixFlags {
   readonly memory?: number;
   readonly context?: number;
   readonly chunk?: number;
@@ -27,10 +29,9 @@ interface PlanFlags {
 const SHARES = [0.25, 0.5, 0.75, 1] as const;
 
 export function addPlan(program: Command): void {
-  program
-    .command('plan')
+  addMixFlags(program.command('plan'))
     .description('show what a memory budget is spent on and what the disk allows; loads nothing')
-    .argument('<model>', 'GGUF file, any part of a split set, or packed folder')
+    .argument('<model>', MODEL_ARGUMENT)
     .option('--memory <size>', 'the budget, such as 8G (default: most of what is free)', size)
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
     .option('--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer)
@@ -92,7 +93,7 @@ export interface PlanReport {
 function expertBytesPerToken({ tensors, hyperparameters }: Model): number {
   return tensors.experts.reduce(
     (sum, { gate, up, down }) =>
-      sum + (gate.byteLength + up.byteLength + down.byteLength) * hyperparameters.expertsPerToken,
+      sum + (bytesOf(gate) + bytesOf(up) + bytesOf(down)) * hyperparameters.expertsPerToken,
     0,
   );
 }
@@ -182,10 +183,8 @@ function reportOf(
 }
 
 async function plan(path: string, flags: PlanFlags): Promise<void> {
-  const model = openModel(
-    path,
-    flags.expertsPerToken === undefined ? {} : { expertsPerToken: flags.expertsPerToken },
-  );
+  const { experts, embedding, lmHead, expertsPerToken } = flags;
+  const model = openModel(path, { experts, embedding, lmHead, expertsPerToken });
   const free = defaultBudget();
   const budget = flags.memory === undefined ? free : { bytes: flags.memory, because: 'as --memory says' };
   const notice = (sentence: string): void => say(`moestream: ${sentence}`);

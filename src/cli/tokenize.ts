@@ -15,7 +15,10 @@ export function addTokenize(program: Command): void {
     .command('tokenize')
     .description('show the tokens of a text')
     .argument('[text]', 'the text; without one, standard input')
-    .requiredOption('-m, --model <file>', 'GGUF file; one with only a vocabulary will do')
+    .requiredOption(
+      '-m, --model <file>',
+      'GGUF file or checkpoint folder; a vocabulary without weights will do',
+    )
     .option('--ids', 'only the ids, separated by commas')
     .option('--no-parse-special', 'take the text of special tokens, such as <|im_end|>, as plain text')
     .action(tokenize);

@@ -6,6 +6,7 @@ import { checkPulled, type PulledCheck } from '../hub/local.ts';
 import { type PulledModel, parseModelName, pulledModel } from '../model/model-store.ts';
 import { type Damage, type VerifyResult, verify } from '../pack/verify.ts';
 import { formatBytes } from '../pipeline/memory.ts';
+import { MODEL_ARGUMENT } from './arguments.ts';
 import type { Interruption } from './interrupt.ts';
 import { print, say } from './output.ts';
 import { progressMeter } from './progress.ts';
@@ -19,7 +20,7 @@ export function addVerify(program: Command, interruption: () => Interruption): v
   program
     .command('verify')
     .description('check the checksums of a pulled or packed model, or read a plain one to its end')
-    .argument('<model>', 'org/name:quant, packed folder, GGUF file, or any part of a split set')
+    .argument('<model>', MODEL_ARGUMENT)
     .option('-q, --quiet', 'nothing on stderr but errors')
     .option('--json', 'as JSON')
     .action((model: string, flags: VerifyFlags) => verifyModel(model, flags, interruption()));

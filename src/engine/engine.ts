@@ -39,9 +39,7 @@ const LOOK_MILLIS = 1000;
 /** Opens a model and starts its pipeline. Throws MoestreamError; nothing is left running when it does. */
 export async function open(options: OpenOptions): Promise<Engine> {
   const settings = settingsOf(options);
-  const model = openModel(settings.model, {
-    ...(settings.expertsPerToken === undefined ? {} : { expertsPerToken: settings.expertsPerToken }),
-  });
+  const model = openModel(settings.model, { ...settings.mix, expertsPerToken: settings.expertsPerToken });
   return new Engine(model, settings, await Pipeline.start(model, settings));
 }
 

@@ -2,6 +2,7 @@
  * What a caller may ask for, and its defaults. Validated here once, so that nothing below has to doubt it.
  */
 import { MoestreamError } from '../errors.ts';
+import type { MixOptions } from '../model/model.ts';
 import { defaultBudgetBytes } from '../pipeline/budget.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
 import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
@@ -25,8 +26,14 @@ export const PREDICTORS = ['none', 'temporal'] as const;
 export type Predictor = (typeof PREDICTORS)[number];
 
 export interface OpenOptions {
-  /** Path of a GGUF file, or of any part of a split set. */
+  /** Path of a GGUF file, of any part of a split set, of a checkpoint folder, or of a packed folder. */
   readonly model: string;
+  /** Another checkpoint of the same model, in any format, that the routed experts come from. */
+  readonly experts?: string;
+  /** The same for the embedding, */
+  readonly embedding?: string;
+  /** and for the matrix that makes logits. */
+  readonly lmHead?: string;
   /** Total memory for weights, context and expert cache: bytes, or text such as "8G". Default: most of what is free. */
   readonly memory?: number | string;
   /** Positions (prompt and answer) that fit. Default: 4096, or the model's limit when that is lower. */
@@ -73,6 +80,7 @@ export interface OpenOptions {
 
 export interface EngineSettings {
   readonly model: string;
+  readonly mix: MixOptions;
   readonly budgetBytes: number;
   readonly contextLength: number | undefined;
   readonly threads: number;
@@ -150,12 +158,13 @@ function budgetOf(memory: number | string | undefined): number {
 /** Throws USAGE for the first value that no model could make valid. */
 export function settingsOf(options: OpenOptions): EngineSettings {
   if (typeof options.model !== 'string' || options.model === '') {
-    throw new MoestreamError('USAGE', 'no model given', { hint: 'Name a GGUF file.' });
+    throw new MoestreamError('USAGE', 'no model given', { hint: 'Name a GGUF file or a checkpoint folder.' });
   }
   const { contextLength, expertsPerToken } = options;
   const precision = oneOf('precision', options.precision ?? 'fast', PRECISIONS);
   return {
     model: options.model,
+    mix: { experts: options.experts, embedding: options.embedding, lmHead: options.lmHead },
     budgetBytes: budgetOf(options.memory),
     contextLength:
       contextLength === undefined

@@ -246,7 +246,15 @@ export class Pipeline {
       logitsBuffer: this.logitsBuffer,
       segments,
       firstSlabSegment,
-      dense: this.residents.tensors.map((tensor) => ({ ...tensor, type: tensor.type.id })),
+      dense: this.residents.tensors.map(({ name, layer, type, cols, rows, parts, change }) => ({
+        name,
+        layer,
+        type: type.id,
+        cols,
+        rows,
+        parts,
+        ...(change === undefined ? {} : { change }),
+      })),
       expertTypes: model.tensors.experts.map((each) => [
         each.gate.type.id,
         each.up.type.id,

@@ -10,7 +10,7 @@
  * first, until none is left. A heap finds them, so n bytes take n log n steps whatever they are.
  */
 import { alphabetOfByte } from './byte-alphabet.ts';
-import type { GgufMetadata, GgufStrings } from './gguf-metadata.ts';
+import type { Metadata, TextList } from './model-source.ts';
 
 const TOKENS_KEY = 'tokenizer.ggml.tokens';
 const MERGES_KEY = 'tokenizer.ggml.merges';
@@ -81,7 +81,7 @@ export class BytePairs {
   readonly #shift: number;
   readonly #shared = new Workspace(SHARED_BYTES);
 
-  constructor(metadata: GgufMetadata) {
+  constructor(metadata: Metadata) {
     const tokens = metadata.strings(TOKENS_KEY);
     const merges = metadata.strings(MERGES_KEY);
     const idByText = indexTexts(tokens, metadata);
@@ -147,12 +147,7 @@ export class BytePairs {
     return this.#slots[this.#slotOf(left, right)]! - 1;
   }
 
-  #addMerge(
-    merge: string,
-    rank: number,
-    idByText: ReadonlyMap<string, number>,
-    metadata: GgufMetadata,
-  ): void {
+  #addMerge(merge: string, rank: number, idByText: ReadonlyMap<string, number>, metadata: Metadata): void {
     // The first piece is never empty, so a blank in first place belongs to it.
     const blank = merge.indexOf(' ', 1);
     const key = `${MERGES_KEY}[${rank}]`;
@@ -174,7 +169,7 @@ export class BytePairs {
 }
 
 /** Texts as Latin-1, one character a byte: they are only compared, never shown. */
-function indexTexts(tokens: GgufStrings, metadata: GgufMetadata): Map<string, number> {
+function indexTexts(tokens: TextList, metadata: Metadata): Map<string, number> {
   const idByText = new Map<string, number>();
   for (let id = 0; id < tokens.length; id++) {
     const text = tokens.latin1At(id);
@@ -187,7 +182,7 @@ function indexTexts(tokens: GgufStrings, metadata: GgufMetadata): Map<string, nu
   return idByText;
 }
 
-function findBytes(idByText: ReadonlyMap<string, number>, metadata: GgufMetadata): Int32Array {
+function findBytes(idByText: ReadonlyMap<string, number>, metadata: Metadata): Int32Array {
   return Int32Array.from({ length: 256 }, (_, byte) => {
     const id = idByText.get(Buffer.from(alphabetOfByte(byte)).toString('latin1'));
     if (id === undefined) throw metadata.invalid(TOKENS_KEY, `has no token for the byte ${byte}`);

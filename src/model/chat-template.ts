@@ -7,7 +7,7 @@
 import { runInNewContext } from 'node:vm';
 import { Template } from '@huggingface/jinja';
 import { MoestreamError } from '../errors.ts';
-import type { Gguf } from './gguf.ts';
+import type { ModelSource } from './model-source.ts';
 
 export interface TemplateMessage {
   readonly role: string;
@@ -28,8 +28,8 @@ function withinTime<T>(work: () => T, millis: number): T {
 }
 
 /** Renders a conversation up to where the answer begins. Throws MODEL_INVALID when the template does not work. */
-export function renderChat(gguf: Gguf, messages: readonly TemplateMessage[]): string {
-  const source = gguf.metadata.optionalString('tokenizer.chat_template') ?? CHATML;
+export function renderChat(from: ModelSource, messages: readonly TemplateMessage[]): string {
+  const source = from.metadata.optionalString('tokenizer.chat_template') ?? CHATML;
   try {
     const template = new Template(source);
     return withinTime(
@@ -39,7 +39,7 @@ export function renderChat(gguf: Gguf, messages: readonly TemplateMessage[]): st
   } catch (cause) {
     // A template can raise any text: control characters in it must not reach a terminal.
     const reason = (cause instanceof Error ? cause.message : String(cause)).replace(/\p{Cc}+/gu, ' ');
-    throw new MoestreamError('MODEL_INVALID', `${gguf.files[0]!.path}: its chat template fails: ${reason}`, {
+    throw new MoestreamError('MODEL_INVALID', `${from.files[0]!.path}: its chat template fails: ${reason}`, {
       hint: 'Use --raw and write the prompt as the model expects it.',
       cause,
     });

@@ -19,6 +19,8 @@ export interface GgmlType {
   /** Bytes of one block. */
   readonly blockBytes: number;
   readonly supported: boolean;
+  /** Of the types beyond ggml's, see affine-types.ts. */
+  readonly affine?: { readonly bits: number; readonly group: number };
 }
 
 /** [id, name, values per block, bytes per block] */

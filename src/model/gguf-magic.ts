@@ -23,7 +23,7 @@ const MISTAKES: readonly (readonly [pattern: RegExp, what: string, hint: string]
     'a web page, not a model',
     'Fetch the file itself, not the page that shows it.',
   ],
-  [/^[\s\S]{8}\{"/, 'a safetensors file', 'Give a GGUF conversion of the model.'],
+  [/^[\s\S]{8}\{"/, 'a safetensors file', 'Give the folder that it lies in, with its config.json.'],
   [
     /^(lmgg|ggml|tjgg|ggjt|fmgg|algg)/,
     'a GGML file from before GGUF',
@@ -38,8 +38,7 @@ export function identify(reader: HeaderReader): void {
   if (reader.sizeBytes === 0) throw reader.invalid('the file is empty', 'Fetch it again.');
   const probe = readProbe(reader);
   if (!probe.startsWith(MAGIC)) {
-    const mistake = MISTAKES.find(([pattern]) => pattern.test(probe));
-    if (mistake !== undefined) throw reader.invalid(`this is ${mistake[1]}`, mistake[2]);
+    refuseMistake(reader, probe, MISTAKES);
     throw reader.invalid(`no GGUF file: it begins with ${JSON.stringify(probe.slice(0, 4))}, not "${MAGIC}"`);
   }
   reader.positionBytes = MAGIC.length;
@@ -54,6 +53,26 @@ export function identify(reader: HeaderReader): void {
     `GGUF version ${version}, this build reads version 3`,
     version < 3 ? 'Convert the model again with a current converter.' : 'A newer moestream may read it.',
   );
+}
+
+/** Throws when the first bytes are known to be something else than a safetensors file, which has no magic of its own. */
+export function refuseOtherThanSafetensors(reader: HeaderReader): void {
+  if (reader.sizeBytes === 0) throw reader.invalid('the file is empty', 'Fetch it again.');
+  const probe = readProbe(reader);
+  reader.positionBytes = 0;
+  // The first eight bytes are a length, which may look like anything.
+  if (probe[8] === '{') return;
+  if (probe.startsWith(MAGIC)) throw reader.invalid('this is a GGUF file', 'Name it as one: model.gguf.');
+  refuseMistake(
+    reader,
+    probe,
+    MISTAKES.filter(([, what]) => what !== 'a safetensors file'),
+  );
+}
+
+function refuseMistake(reader: HeaderReader, probe: string, mistakes: typeof MISTAKES): void {
+  const mistake = mistakes.find(([pattern]) => pattern.test(probe));
+  if (mistake !== undefined) throw reader.invalid(`this is ${mistake[1]}`, mistake[2]);
 }
 
 /** The first bytes as Latin-1, one character a byte. */

@@ -7,6 +7,7 @@
  */
 import { MoestreamError } from '../errors.ts';
 import { decodeUtf8, type HeaderReader, quoted } from './header-reader.ts';
+import type { Metadata, TextList } from './model-source.ts';
 
 /** Names and sizes of the value types of the format, by id. Strings (8) and arrays (9) have no fixed size. */
 const VALUE_TYPES = [
@@ -49,7 +50,7 @@ interface Pair extends Value {
 }
 
 /** The texts of a string array, decoded when asked for. */
-export class GgufStrings {
+export class GgufStrings implements TextList {
   readonly length: number;
   readonly #header: Buffer;
   readonly #firstOffsetBytes: number;
@@ -80,7 +81,7 @@ export class GgufStrings {
   }
 }
 
-export class GgufMetadata {
+export class GgufMetadata implements Metadata {
   readonly #path: string;
   readonly #header: Buffer;
   readonly #values: ReadonlyMap<string, Pair>;

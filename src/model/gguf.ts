@@ -13,27 +13,16 @@ import { GGML_TYPES, type GgmlType, rowBytes } from './ggml-types.ts';
 import { identify } from './gguf-magic.ts';
 import { GgufMetadata, readValues } from './gguf-metadata.ts';
 import { HeaderReader, quoted } from './header-reader.ts';
+import type { ModelSource, SourceFile, SourceTensor } from './model-source.ts';
 
-export interface GgufFile {
-  readonly path: string;
-  readonly sizeBytes: number;
+export interface GgufFile extends SourceFile {
   /** Where the data section begins; tensor offsets in the file are relative to it. */
   readonly dataOffsetBytes: number;
 }
 
-export interface GgufTensor {
-  readonly name: string;
-  readonly type: GgmlType;
-  /** Dimensions as in the file: shape[0] is contiguous. One to four of them. */
-  readonly shape: readonly number[];
-  /** Index into `files`. */
-  readonly file: number;
-  /** From the beginning of the file. */
-  readonly offsetBytes: number;
-  readonly byteLength: number;
-}
+export type GgufTensor = SourceTensor;
 
-export interface Gguf {
+export interface Gguf extends ModelSource {
   readonly files: readonly GgufFile[];
   /** Of the first part, which carries all of it. */
   readonly metadata: GgufMetadata;

@@ -7,8 +7,8 @@
  */
 import { MoestreamError } from '../errors.ts';
 import type { ModelShape } from '../native.ts';
-import type { Gguf } from './gguf.ts';
 import { quoted } from './header-reader.ts';
+import type { ModelSource } from './model-source.ts';
 
 export const ARCHITECTURES = ['qwen35moe', 'qwen3next', 'qwen3moe'] as const;
 export type Architecture = (typeof ARCHITECTURES)[number];
@@ -50,16 +50,16 @@ const ATTENTION_INTERVAL_DEFAULT = 4;
 /** Typed access to the keys of one architecture. */
 class Keys {
   readonly architecture: Architecture;
-  private readonly gguf: Gguf;
+  private readonly source: ModelSource;
 
-  constructor(gguf: Gguf) {
-    this.gguf = gguf;
-    const name = gguf.metadata.string('general.architecture');
+  constructor(source: ModelSource) {
+    this.source = source;
+    const name = source.metadata.string('general.architecture');
     const known = ARCHITECTURES.find((each) => each === name);
     if (known === undefined) {
       throw new MoestreamError(
         'MODEL_UNSUPPORTED',
-        `${gguf.files[0]!.path} is a ${quoted(name)} model; this build runs ${ARCHITECTURES.join(', ')}`,
+        `${source.files[0]!.path} is a ${quoted(name)} model; this build runs ${ARCHITECTURES.join(', ')}`,
       );
     }
     this.architecture = known;
@@ -70,27 +70,27 @@ class Keys {
   }
 
   integer(name: string, max: number): number {
-    return this.gguf.metadata.integer(this.key(name), 1, max);
+    return this.source.metadata.integer(this.key(name), 1, max);
   }
 
   optionalInteger(name: string, min: number, max: number): number | undefined {
-    return this.gguf.metadata.optionalInteger(this.key(name), min, max);
+    return this.source.metadata.optionalInteger(this.key(name), min, max);
   }
 
   optionalNumber(name: string, min: number, max: number): number | undefined {
-    return this.gguf.metadata.optionalNumber(this.key(name), min, max);
+    return this.source.metadata.optionalNumber(this.key(name), min, max);
   }
 
   /** A number, or one per layer that must then be the same in all of them. Layers without it (0) do not count. */
   uniform(name: string, max: number): number {
-    const { metadata } = this.gguf;
+    const { metadata } = this.source;
     const key = this.key(name);
     if (!metadata.isArray(key)) return metadata.integer(key, 1, max);
     const values = [...new Set(metadata.optionalIntegers(key, 0, max))].filter((value) => value !== 0);
     if (values.length === 1) return values[0]!;
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${this.gguf.files[0]!.path}: "${key}" differs between layers (${values.join(', ')}), which is not supported`,
+      `${this.source.files[0]!.path}: "${key}" differs between layers (${values.join(', ')}), which is not supported`,
     );
   }
 
@@ -104,7 +104,7 @@ class Keys {
 
   /** Settings that change what the router does, and that no model of this family uses. */
   refuseOtherRouting(): void {
-    const { metadata } = this.gguf;
+    const { metadata } = this.source;
     const scale = metadata.optionalNumber(this.key('expert_weights_scale'), -1e6, 1e6);
     const gating = metadata.optionalInteger(this.key('expert_gating_func'), 0, 255);
     const groups = metadata.optionalInteger(this.key('expert_group_count'), 0, EXPERTS_MAX);
@@ -119,28 +119,28 @@ class Keys {
     if (problem === undefined) return;
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${this.gguf.files[0]!.path}: ${problem}, which is not supported`,
+      `${this.source.files[0]!.path}: ${problem}, which is not supported`,
     );
   }
 
   /** Any scaling of RoPE changes the positions, so a model that asks for it must not run without. */
   refuseRopeScaling(): void {
-    const type = this.gguf.metadata.optionalString(this.key('rope.scaling.type')) ?? this.unnamedScaling();
+    const type = this.source.metadata.optionalString(this.key('rope.scaling.type')) ?? this.unnamedScaling();
     if (type === undefined || type === 'none') return;
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${this.gguf.files[0]!.path}: RoPE scaling ${quoted(type)} is not supported`,
+      `${this.source.files[0]!.path}: RoPE scaling ${quoted(type)} is not supported`,
     );
   }
 }
 
-function layerKinds(gguf: Gguf, keys: Keys, layers: number): Uint8Array {
+function layerKinds(source: ModelSource, keys: Keys, layers: number): Uint8Array {
   if (keys.architecture === 'qwen3moe') return new Uint8Array(layers).fill(1);
   const key = keys.key('attention.recurrent_layers');
-  const recurrent = gguf.metadata.optionalIntegers(key, 0, 1);
+  const recurrent = source.metadata.optionalIntegers(key, 0, 1);
   if (recurrent !== undefined) {
     if (recurrent.length < layers) {
-      throw gguf.metadata.invalid(key, `has ${recurrent.length} entries for ${layers} layers`);
+      throw source.metadata.invalid(key, `has ${recurrent.length} entries for ${layers} layers`);
     }
     return Uint8Array.from(recurrent.slice(0, layers), (isRecurrent) => 1 - isRecurrent);
   }
@@ -150,13 +150,13 @@ function layerKinds(gguf: Gguf, keys: Keys, layers: number): Uint8Array {
 }
 
 function readDelta(
-  gguf: Gguf,
+  source: ModelSource,
   keys: Keys,
 ): Pick<
   Hyperparameters,
   'deltaKeyHeads' | 'deltaValueHeads' | 'deltaHeadDim' | 'convKernel' | 'tiledValueHeads'
 > {
-  const tiledValueHeads = keys.architecture === 'qwen35moe';
+  const tiledValueHeads = keys.architecture === 'qwen35moe' && source.groupedValueHeads !== true;
   if (keys.architecture === 'qwen3moe') {
     return { deltaKeyHeads: 0, deltaValueHeads: 0, deltaHeadDim: 0, convKernel: 0, tiledValueHeads };
   }
@@ -165,13 +165,13 @@ function readDelta(
   const deltaHeadDim = keys.integer('ssm.state_size', HEAD_DIM_MAX);
   const inner = keys.integer('ssm.inner_size', WIDTH_MAX);
   if (deltaValueHeads % deltaKeyHeads !== 0) {
-    throw gguf.metadata.invalid(
+    throw source.metadata.invalid(
       keys.key('ssm.time_step_rank'),
       `is ${deltaValueHeads}, not a multiple of the ${deltaKeyHeads} key heads`,
     );
   }
   if (inner !== deltaValueHeads * deltaHeadDim) {
-    throw gguf.metadata.invalid(
+    throw source.metadata.invalid(
       keys.key('ssm.inner_size'),
       `is ${inner}, not ${deltaValueHeads} heads of ${deltaHeadDim}`,
     );
@@ -184,9 +184,11 @@ function readDelta(
  * With interleaved sections (t, h, w) every rotary pair must belong to one of the three, which have the same position
  * for text; a pair that belongs to none would not rotate at all.
  */
-function refuseUnplacedPairs(gguf: Gguf, keys: Keys, rotaryDims: number): void {
+function refuseUnplacedPairs(source: ModelSource, keys: Keys, rotaryDims: number): void {
   const key = keys.key('rope.dimension_sections');
-  const sections = gguf.metadata.has(key) ? gguf.metadata.optionalIntegers(key, 0, HEAD_DIM_MAX) : undefined;
+  const sections = source.metadata.has(key)
+    ? source.metadata.optionalIntegers(key, 0, HEAD_DIM_MAX)
+    : undefined;
   if (sections === undefined || sections.every((size) => size === 0)) return;
   const cycle = sections.reduce((sum, size) => sum + size, 0);
   for (let pair = 0; pair < rotaryDims / 2; pair++) {
@@ -194,30 +196,30 @@ function refuseUnplacedPairs(gguf: Gguf, keys: Keys, rotaryDims: number): void {
     if (within < 3 * (sections[within % 3] ?? 0)) continue;
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${gguf.files[0]!.path}: "${key}" ${sections.join(', ')} leaves rotary pair ${pair} without a position`,
+      `${source.files[0]!.path}: "${key}" ${sections.join(', ')} leaves rotary pair ${pair} without a position`,
     );
   }
 }
 
 function readAttention(
-  gguf: Gguf,
+  source: ModelSource,
   keys: Keys,
   hidden: number,
 ): Pick<Hyperparameters, 'heads' | 'kvHeads' | 'headDim' | 'rotaryDims' | 'ropeTheta' | 'gatedAttention'> {
   const heads = keys.uniform('attention.head_count', HEADS_MAX);
   // Without the key every head has its own, as in llama.cpp.
-  const kvHeads = gguf.metadata.has(keys.key('attention.head_count_kv'))
+  const kvHeads = source.metadata.has(keys.key('attention.head_count_kv'))
     ? keys.uniform('attention.head_count_kv', HEADS_MAX)
     : heads;
   if (heads % kvHeads !== 0) {
-    throw gguf.metadata.invalid(
+    throw source.metadata.invalid(
       keys.key('attention.head_count'),
       `is ${heads}, not a multiple of the ${kvHeads} KV heads`,
     );
   }
   const headDim = keys.optionalInteger('attention.key_length', 2, HEAD_DIM_MAX) ?? hidden / heads;
   if (!Number.isInteger(headDim) || headDim < 2) {
-    throw gguf.metadata.invalid(
+    throw source.metadata.invalid(
       keys.key('attention.head_count'),
       `is ${heads}, which does not divide a width of ${hidden} into heads`,
     );
@@ -226,13 +228,13 @@ function readAttention(
   if (valueDim !== headDim) {
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${gguf.files[0]!.path}: value heads of ${valueDim} beside key heads of ${headDim} are not supported`,
+      `${source.files[0]!.path}: value heads of ${valueDim} beside key heads of ${headDim} are not supported`,
     );
   }
   const rotaryDims = keys.optionalInteger('rope.dimension_count', 2, headDim) ?? headDim;
-  refuseUnplacedPairs(gguf, keys, rotaryDims);
+  refuseUnplacedPairs(source, keys, rotaryDims);
   if (rotaryDims % 2 !== 0) {
-    throw gguf.metadata.invalid(keys.key('rope.dimension_count'), `is ${rotaryDims}, it must be even`);
+    throw source.metadata.invalid(keys.key('rope.dimension_count'), `is ${rotaryDims}, it must be even`);
   }
   return {
     heads,
@@ -245,12 +247,12 @@ function readAttention(
 }
 
 /** A shared expert that the metadata does not mention is still there: skipping it would answer wrongly. */
-function readSharedWidth(gguf: Gguf, keys: Keys): number {
+function readSharedWidth(source: ModelSource, keys: Keys): number {
   const width = keys.optionalInteger('expert_shared_feed_forward_length', 0, WIDTH_MAX);
-  const actual = gguf.tensors.get('blk.0.ffn_gate_shexp.weight')?.shape[1] ?? 0;
+  const actual = source.tensors.get('blk.0.ffn_gate_shexp.weight')?.shape[1] ?? 0;
   if (width === undefined) return actual;
   if (width === 0 && actual > 0) {
-    throw gguf.metadata.invalid(
+    throw source.metadata.invalid(
       keys.key('expert_shared_feed_forward_length'),
       `is 0, the file has one of ${actual}`,
     );
@@ -259,12 +261,12 @@ function readSharedWidth(gguf: Gguf, keys: Keys): number {
 }
 
 /** The vocabulary is what the embedding has rows for: a tokenizer may know fewer tokens. */
-function readVocabulary(gguf: Gguf): number {
-  const rows = gguf.tensors.get('token_embd.weight')?.shape[1];
+function readVocabulary(source: ModelSource): number {
+  const rows = source.tensors.get('token_embd.weight')?.shape[1];
   if (rows !== undefined && rows <= 1 << 24) return rows;
   throw new MoestreamError(
     'MODEL_INVALID',
-    `${gguf.files[0]!.path}: tensor "token_embd.weight" is ${rows === undefined ? 'missing' : `${rows} rows high`}`,
+    `${source.files[0]!.path}: tensor "token_embd.weight" is ${rows === undefined ? 'missing' : `${rows} rows high`}`,
     rows === undefined ? { hint: 'A file with only a vocabulary can be tokenized with, but not run.' } : {},
   );
 }
@@ -273,9 +275,9 @@ function readVocabulary(gguf: Gguf): number {
  * Reads and checks the hyperparameters. `expertsPerToken` overrides the file's top-k. Throws MODEL_INVALID or
  * MODEL_UNSUPPORTED naming the key, USAGE for an override that the model cannot have.
  */
-export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyperparameters {
-  const { metadata } = gguf;
-  const keys = new Keys(gguf);
+export function readHyperparameters(source: ModelSource, expertsPerToken?: number): Hyperparameters {
+  const { metadata } = source;
+  const keys = new Keys(source);
   keys.refuseRopeScaling();
   keys.refuseOtherRouting();
   const blocks = keys.integer('block_count', LAYERS_MAX);
@@ -304,17 +306,17 @@ export function readHyperparameters(gguf: Gguf, expertsPerToken?: number): Hyper
     name: metadata.optionalString('general.name'),
     layers,
     hidden,
-    vocabulary: readVocabulary(gguf),
+    vocabulary: readVocabulary(source),
     contextLength: keys.integer('context_length', CONTEXT_MAX),
     rmsEpsilon: metadata.number(keys.key('attention.layer_norm_rms_epsilon'), RMS_EPSILON_MIN, 1),
-    attentionLayers: layerKinds(gguf, keys, layers),
-    ...readAttention(gguf, keys, hidden),
-    ...readDelta(gguf, keys),
+    attentionLayers: layerKinds(source, keys, layers),
+    ...readAttention(source, keys, hidden),
+    ...readDelta(source, keys),
     experts,
     trainedExpertsPerToken,
     expertsPerToken: override,
     expertWidth: keys.uniform('expert_feed_forward_length', WIDTH_MAX),
-    sharedWidth: readSharedWidth(gguf, keys),
+    sharedWidth: readSharedWidth(source, keys),
     sampling: {
       temperature: metadata.optionalNumber('general.sampling.temp', 0, 100),
       topK: metadata.optionalInteger('general.sampling.top_k', 0, 2 ** 31 - 1),

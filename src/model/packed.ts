@@ -1,24 +1,31 @@
 /**
  * Packed models: a folder in which every expert is one contiguous, page-aligned piece of a file.
  *
- * A GGUF keeps gate, up and down of an expert in three places, so that one expert costs three reads of which none starts
- * on a page. `moestream pack` lays them back to back; docs/format.md describes the folder. This file reads it. The manifest
+ * A GGUF keeps gate, up and down of an expert in three places, an MLX checkpoint in nine, so that one expert costs as many
+ * reads of which none starts on a page. `moestream pack` lays them back to back; docs/format.md describes the folder. This file reads it. The manifest
  * is untrusted input like any header. Invariant: what `readPacked` returns agrees with itself, with the sizes of the files
  * that are really there, and, after `packedExperts`, with the model. Anything else is MODEL_INVALID naming the field. File
  * names are plain names inside the folder. The checksums are kept for `moestream verify`; opening compares none.
  */
-import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { MoestreamError } from '../errors.ts';
-import { type GgmlType, ggmlTypeNamed, rowBytes } from './ggml-types.ts';
+import { affineBytes, tensorTypeNamed } from './affine-types.ts';
+import { CONFIG_NAME, TEXT_NAMES } from './checkpoint-config.ts';
+import { type GgmlType, rowBytes } from './ggml-types.ts';
 import { decodeUtf8, quoted } from './header-reader.ts';
 import type { Hyperparameters } from './hyperparameters.ts';
+import type { StridedPlace } from './places.ts';
 import type { ExpertMatrix, ExpertTensors } from './tensor-map.ts';
 
 export const PACKED_FORMAT = 'moestream-packed';
+/** Of a packed GGUF. */
 export const PACKED_VERSION = 1;
+/** Of a packed checkpoint: the dense file is safetensors, its texts lie beside it, and matrices may be affine. */
+export const PACKED_CHECKPOINT_VERSION = 2;
 export const MANIFEST_NAME = 'manifest.json';
 export const DENSE_NAME = 'model.gguf';
+export const DENSE_CHECKPOINT_NAME = 'model.safetensors';
 /** Kept while a folder is being packed, see src/pack/journal.ts. */
 export const JOURNAL_NAME = 'pack.journal';
 /** Experts start on the page size of Apple Silicon, the largest in use. */
@@ -60,6 +67,9 @@ export interface PackedDense {
   readonly crc32: number;
 }
 
+/** A small file of a checkpoint, copied. */
+export type PackedText = PackedDense;
+
 export interface PackedSource {
   readonly fingerprint: string;
   readonly files: readonly { readonly name: string; readonly sizeBytes: number }[];
@@ -68,6 +78,8 @@ export interface PackedSource {
 export interface PackedManifest {
   readonly source: PackedSource;
   readonly dense: PackedDense;
+  /** Of a checkpoint: its configuration and tokenizer. */
+  readonly texts: readonly PackedText[];
   readonly layers: readonly PackedLayer[];
 }
 
@@ -154,7 +166,10 @@ class Field {
 /** The folder that `path` names, by itself or by its manifest; undefined when it is a plain model file. */
 export function packedFolder(path: string): string | undefined {
   if (basename(path) === MANIFEST_NAME) return dirname(path);
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true ? path : undefined;
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) return undefined;
+  // A checkpoint is a folder too.
+  const isPacked = existsSync(join(path, MANIFEST_NAME)) || existsSync(join(path, JOURNAL_NAME));
+  return isPacked || !existsSync(join(path, CONFIG_NAME)) ? path : undefined;
 }
 
 /** Reads and checks a packed folder. Throws MODEL_NOT_FOUND, MODEL_INVALID or MODEL_UNSUPPORTED. */
@@ -172,6 +187,8 @@ export function readPacked(folder: string): Packed {
     return { path, sizeBytes };
   };
   const dense = place('dense.file', manifest.dense.file, manifest.dense.sizeBytes);
+  for (const [index, text] of manifest.texts.entries())
+    place(`texts[${index}].file`, text.file, text.sizeBytes);
   const experts = manifest.layers.map((layer, index) =>
     place(`layers[${index}].file`, layer.file, layer.experts * layer.strideBytes),
   );
@@ -197,9 +214,14 @@ export function packedExperts(packed: Packed, model: Hyperparameters): ExpertTen
       const { type, byteLength, ...shape } = layer[part];
       expect(`${name}.${part}.rows`, shape.rows, rows);
       expect(`${name}.${part}.cols`, shape.cols, cols);
-      const placed = { file: 1 + index, offsetBytes, strideBytes: layer.strideBytes };
-      offsetBytes += byteLength;
-      return { type, rows, cols, ...placed, byteLength };
+      const next = (bytes: number): StridedPlace => {
+        const placed = { file: 1 + index, offsetBytes, strideBytes: layer.strideBytes, byteLength: bytes };
+        offsetBytes += bytes;
+        return placed;
+      };
+      if (type.affine === undefined) return { type, rows, cols, ...next(byteLength) };
+      const bytes = affineBytes(type, rows * cols);
+      return { type, rows, cols, ...next(bytes.codes), scales: next(bytes.side), biases: next(bytes.side) };
     };
     return {
       gate: matrix('gate', expertWidth, hidden),
@@ -222,10 +244,11 @@ function parseManifest(path: string, text: string): PackedManifest {
   if (format !== PACKED_FORMAT)
     throw root.at('format').invalid(`is ${quoted(format)}, not "${PACKED_FORMAT}"`);
   const version = root.at('version').integer(0, Number.MAX_SAFE_INTEGER);
-  if (version !== PACKED_VERSION) {
+  const isCheckpoint = version === PACKED_CHECKPOINT_VERSION;
+  if (version !== PACKED_VERSION && !isCheckpoint) {
     throw new MoestreamError(
       'MODEL_UNSUPPORTED',
-      `${path}: packed in version ${version} of the format, this build reads ${PACKED_VERSION}`,
+      `${path}: packed in version ${version} of the format, this build reads ${PACKED_VERSION} and ${PACKED_CHECKPOINT_VERSION}`,
       { hint: 'Pack the model again, or use the moestream that packed it.' },
     );
   }
@@ -242,23 +265,35 @@ function parseManifest(path: string, text: string): PackedManifest {
           sizeBytes: file.at('sizeBytes').integer(0, Number.MAX_SAFE_INTEGER),
         })),
     },
-    dense: {
-      file: parseDenseName(dense.at('file')),
-      sizeBytes: dense.at('sizeBytes').integer(1, Number.MAX_SAFE_INTEGER),
-      crc32: dense.at('crc32').crc(),
-    },
-    layers: root.at('layers').items(1, LAYERS_MAX).map(parseLayer),
+    dense: parseWhole(dense, [isCheckpoint ? DENSE_CHECKPOINT_NAME : DENSE_NAME]),
+    texts: isCheckpoint
+      ? root
+          .at('texts')
+          .items(1, TEXT_NAMES.length)
+          .map((text) => parseWhole(text, TEXT_NAMES))
+      : [],
+    layers: root
+      .at('layers')
+      .items(1, LAYERS_MAX)
+      .map((layer) => parseLayer(layer, isCheckpoint)),
   };
 }
 
-/** Only this name: one that looks like a part of a split set would bring in more files. */
-function parseDenseName(field: Field): string {
-  const name = field.fileName();
-  if (name !== DENSE_NAME) throw field.invalid(`is ${quoted(name)}, not "${DENSE_NAME}"`);
-  return name;
+/** Only these names: one that looks like a part of a split set would bring in more files. */
+function parseWhole(field: Field, names: readonly string[]): PackedDense {
+  const file = field.at('file').fileName();
+  if (!names.includes(file))
+    throw field
+      .at('file')
+      .invalid(`is ${quoted(file)}, not ${names.map((name) => `"${name}"`).join(' or ')}`);
+  return {
+    file,
+    sizeBytes: field.at('sizeBytes').integer(1, Number.MAX_SAFE_INTEGER),
+    crc32: field.at('crc32').crc(),
+  };
 }
 
-function parseLayer(field: Field): PackedLayer {
+function parseLayer(field: Field, isCheckpoint: boolean): PackedLayer {
   const experts = field.at('experts').integer(1, EXPERTS_MAX);
   const strideBytes = field.at('strideBytes').integer(STRIDE_ALIGN_BYTES, STRIDE_BYTES_MAX);
   if (strideBytes % STRIDE_ALIGN_BYTES !== 0) {
@@ -268,9 +303,9 @@ function parseLayer(field: Field): PackedLayer {
     file: field.at('file').fileName(),
     experts,
     strideBytes,
-    gate: parseMatrix(field.at('gate')),
-    up: parseMatrix(field.at('up')),
-    down: parseMatrix(field.at('down')),
+    gate: parseMatrix(field.at('gate'), isCheckpoint),
+    up: parseMatrix(field.at('up'), isCheckpoint),
+    down: parseMatrix(field.at('down'), isCheckpoint),
     crc32: field
       .at('crc32')
       .items(experts, experts)
@@ -282,10 +317,10 @@ function parseLayer(field: Field): PackedLayer {
   return layer;
 }
 
-function parseMatrix(field: Field): PackedMatrix {
+function parseMatrix(field: Field, isCheckpoint: boolean): PackedMatrix {
   const rows = field.at('rows').integer(1, DIMENSION_MAX);
   const cols = field.at('cols').integer(1, DIMENSION_MAX);
-  const type = parseType(field.at('type'));
+  const type = parseType(field.at('type'), isCheckpoint);
   if (cols % type.blockSize !== 0) {
     throw field
       .at('cols')
@@ -298,14 +333,11 @@ function parseMatrix(field: Field): PackedMatrix {
   return { type, rows, cols, byteLength };
 }
 
-function parseType(field: Field): GgmlType {
+function parseType(field: Field, isCheckpoint: boolean): GgmlType {
   const name = field.text();
-  let type: GgmlType | undefined;
-  try {
-    type = ggmlTypeNamed(name);
-  } catch {
-    throw field.invalid(`is ${quoted(name)}, which is no ggml type`);
-  }
+  const type = tensorTypeNamed(name);
+  if (type === undefined || (type.affine !== undefined && !isCheckpoint))
+    throw field.invalid(`is ${quoted(name)}, which is no ${isCheckpoint ? '' : 'ggml '}type`);
   if (type.supported) return type;
   throw new MoestreamError(
     'MODEL_UNSUPPORTED',

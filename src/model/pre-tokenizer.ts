@@ -25,6 +25,20 @@ const PATTERNS: ReadonlyMap<string, string> = new Map([
 
 export const PRE_TOKENIZERS: readonly string[] = [...PATTERNS.keys()];
 
+/** The same patterns as a tokenizer.json writes them, and their names. */
+export const HF_PATTERNS: ReadonlyMap<string, string> = new Map(
+  (
+    [
+      ['qwen35', '\\p{L}\\p{M}', '[\\p{L}\\p{M}]+'],
+      ['qwen2', '\\p{L}', '\\p{L}+'],
+    ] as const
+  ).map(([name, letters, word]) => [
+    `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?${word}|\\p{N}| ?[^\\s${letters}\\p{N}]+[\\r\\n]*` +
+      '|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+',
+    name,
+  ]),
+);
+
 export class PreTokenizer {
   readonly #pattern: RegExp;
 

@@ -1,17 +1,19 @@
 /**
  * Which tensor is what: the dense ones that stay in memory, and for every layer where its experts lie.
  *
- * This is the one place that knows tensor names and their shapes (a GGUF's own names, as llama.cpp gives them). A model
+ * This is the one place that knows tensor names and their shapes (GGUF's names, as llama.cpp gives them; see
+ * model-source.ts). A model
  * that passes has every tensor its architecture needs, in the right shape and a type that can be computed with; the
  * first that is not is named. Tensors that nothing needs are listed, not loaded: MTP layers, vision, rope tables.
  */
 import { MoestreamError } from '../errors.ts';
 import { type GgmlType, rowBytes } from './ggml-types.ts';
-import type { Gguf, GgufTensor } from './gguf.ts';
 import type { Hyperparameters } from './hyperparameters.ts';
+import type { ModelSource, SourceTensor } from './model-source.ts';
+import type { Place, StridedPlace, VectorChange } from './places.ts';
 
 /** A matrix that stays in memory: `rows` rows of `cols` contiguous values. One-dimensional tensors have one row. */
-export interface DenseTensor {
+export interface DenseTensor extends Place {
   /** The name without `blk.N.`. */
   readonly name: string;
   /** -1 outside the layers. */
@@ -19,20 +21,18 @@ export interface DenseTensor {
   readonly type: GgmlType;
   readonly cols: number;
   readonly rows: number;
-  readonly file: number;
-  readonly offsetBytes: number;
-  readonly byteLength: number;
+  readonly scales?: Place;
+  readonly biases?: Place;
+  readonly change?: VectorChange;
 }
 
 /** One matrix of all experts of a layer: expert e has `byteLength` bytes at `offsetBytes + e * strideBytes`. */
-export interface ExpertMatrix {
+export interface ExpertMatrix extends StridedPlace {
   readonly type: GgmlType;
   readonly rows: number;
   readonly cols: number;
-  readonly file: number;
-  readonly offsetBytes: number;
-  readonly strideBytes: number;
-  readonly byteLength: number;
+  readonly scales?: StridedPlace;
+  readonly biases?: StridedPlace;
 }
 
 export interface ExpertTensors {
@@ -55,13 +55,13 @@ class Mapper {
   readonly dense: DenseTensor[] = [];
   readonly experts: ExpertTensors[] = [];
   readonly expertTensors: string[] = [];
-  private readonly gguf: Gguf;
+  private readonly source: ModelSource;
   private readonly model: Hyperparameters;
   private readonly packed: readonly ExpertTensors[] | undefined;
   private readonly used = new Set<string>();
 
-  constructor(gguf: Gguf, model: Hyperparameters, packed: readonly ExpertTensors[] | undefined) {
-    this.gguf = gguf;
+  constructor(source: ModelSource, model: Hyperparameters, packed: readonly ExpertTensors[] | undefined) {
+    this.source = source;
     this.model = model;
     this.packed = packed;
   }
@@ -73,7 +73,7 @@ class Mapper {
     // Without a head of its own the model multiplies with its embedding.
     if (this.has(-1, 'output.weight')) this.matrix(-1, 'output.weight', hidden, vocabulary);
     for (let layer = 0; layer < layers; layer++) this.mapLayer(layer);
-    const unused = [...this.gguf.tensors.keys()].filter((name) => !this.used.has(name));
+    const unused = [...this.source.tensors.keys()].filter((name) => !this.used.has(name));
     this.refuseBiases(unused);
     return { dense: this.dense, experts: this.experts, expertTensors: this.expertTensors, unused };
   }
@@ -127,6 +127,9 @@ class Mapper {
   private sliceQkv(layer: number, queryRows: number, kvRows: number): void {
     const { hidden } = this.model;
     const tensor = this.take(layer, 'attn_qkv.weight', [hidden, queryRows + 2 * kvRows]);
+    if (tensor.scales !== undefined) {
+      throw this.unsupported(layer, 'attn_qkv.weight', `joins q, k and v in type ${tensor.type.name}`);
+    }
     const stride = rowBytes(tensor.type, hidden);
     let firstRow = 0;
     for (const [name, rows] of [
@@ -186,45 +189,52 @@ class Mapper {
     }
     // Gate rows first, then up rows: two halves of one tensor.
     const both = this.expertMatrix(layer, 'ffn_gate_up_exps.weight', [hidden, 2 * expertWidth, experts]);
-    const half = { ...both, rows: expertWidth, byteLength: both.byteLength / 2 };
-    return { gate: half, up: { ...half, offsetBytes: half.offsetBytes + half.byteLength }, down };
+    return { gate: halfOf(both, 0), up: halfOf(both, 1), down };
   }
 
   private expertMatrix(layer: number, name: string, shape: readonly number[]): ExpertMatrix {
-    const { type, file, offsetBytes, byteLength } = this.take(layer, name, shape);
-    const bytes = byteLength / this.model.experts;
+    const tensor = this.take(layer, name, shape);
     this.expertTensors.push(fullName(layer, name));
     const [cols, rows] = shape as [number, number];
-    return { type, rows, cols, file, offsetBytes, strideBytes: bytes, byteLength: bytes };
+    const strided = ({ file, offsetBytes, byteLength }: Place): StridedPlace => {
+      const bytes = byteLength / this.model.experts;
+      return { file, offsetBytes, strideBytes: bytes, byteLength: bytes };
+    };
+    return {
+      type: tensor.type,
+      rows,
+      cols,
+      ...strided(tensor),
+      ...(tensor.scales && { scales: strided(tensor.scales) }),
+      ...(tensor.biases && { biases: strided(tensor.biases) }),
+    };
   }
 
   private matrix(layer: number, name: string, cols: number, rows: number): void {
-    const { type, file, offsetBytes, byteLength } = this.take(layer, name, [cols, rows]);
-    this.dense.push({ name, layer, type, cols, rows, file, offsetBytes, byteLength });
+    this.dense.push(denseTensor(layer, name, cols, rows, this.take(layer, name, [cols, rows])));
   }
 
   private vector(layer: number, name: string, length: number): void {
-    const { type, file, offsetBytes, byteLength } = this.take(layer, name, [length]);
-    this.dense.push({ name, layer, type, cols: length, rows: 1, file, offsetBytes, byteLength });
+    this.dense.push(denseTensor(layer, name, length, 1, this.take(layer, name, [length])));
   }
 
   private has(layer: number, name: string): boolean {
-    return this.gguf.tensors.has(fullName(layer, name));
+    return this.source.tensors.has(fullName(layer, name));
   }
 
   /** The tensor of this name and shape. Trailing dimensions of 1 do not count. */
-  private take(layer: number, name: string, shape: readonly number[]): GgufTensor {
+  private take(layer: number, name: string, shape: readonly number[]): SourceTensor {
     const full = fullName(layer, name);
-    const tensor = this.gguf.tensors.get(full);
-    const path = this.gguf.files[tensor?.file ?? 0]!.path;
+    const tensor = this.source.tensors.get(full);
+    const path = this.source.files[tensor?.file ?? 0]!.path;
     if (tensor === undefined)
-      throw new MoestreamError('MODEL_INVALID', `${path}: tensor "${full}" is missing`);
+      throw new MoestreamError('MODEL_INVALID', `${path}: tensor "${this.ownName(full)}" is missing`);
     const actual = [...tensor.shape];
     while (actual.length > shape.length && actual.at(-1) === 1) actual.pop();
     if (actual.length !== shape.length || actual.some((size, axis) => size !== shape[axis])) {
       throw new MoestreamError(
         'MODEL_INVALID',
-        `${path}: tensor "${full}" has shape ${tensor.shape.join(' x ')}, expected ${shape.join(' x ')}`,
+        `${path}: tensor "${this.ownName(full)}" has shape ${tensor.shape.join(' x ')}, expected ${shape.join(' x ')}`,
       );
     }
     if (!tensor.type.supported) {
@@ -235,9 +245,52 @@ class Mapper {
   }
 
   private unsupported(layer: number, name: string, problem: string): MoestreamError {
-    const path = this.gguf.files[0]!.path;
-    return new MoestreamError('MODEL_UNSUPPORTED', `${path}: tensor "${fullName(layer, name)}" ${problem}`);
+    const path = this.source.files[0]!.path;
+    const own = this.ownName(fullName(layer, name));
+    return new MoestreamError('MODEL_UNSUPPORTED', `${path}: tensor "${own}" ${problem}`);
   }
+
+  private ownName(name: string): string {
+    return this.source.ownName?.(name) ?? name;
+  }
+}
+
+function denseTensor(
+  layer: number,
+  name: string,
+  cols: number,
+  rows: number,
+  { type, file, offsetBytes, byteLength, scales, biases, change }: SourceTensor,
+): DenseTensor {
+  const sides = scales && biases ? { scales, biases } : {};
+  return {
+    name,
+    layer,
+    type,
+    cols,
+    rows,
+    file,
+    offsetBytes,
+    byteLength,
+    ...sides,
+    ...(change && { change }),
+  };
+}
+
+/** The first or the second half of the rows of every expert. */
+function halfOf(both: ExpertMatrix, half: 0 | 1): ExpertMatrix {
+  const cut = ({ file, offsetBytes, strideBytes, byteLength }: StridedPlace): StridedPlace => {
+    const bytes = byteLength / 2;
+    return { file, offsetBytes: offsetBytes + half * bytes, strideBytes, byteLength: bytes };
+  };
+  return {
+    type: both.type,
+    rows: both.rows / 2,
+    cols: both.cols,
+    ...cut(both),
+    ...(both.scales && { scales: cut(both.scales) }),
+    ...(both.biases && { biases: cut(both.biases) }),
+  };
 }
 
 function fullName(layer: number, name: string): string {
@@ -249,9 +302,9 @@ function fullName(layer: number, name: string): string {
  * MODEL_UNSUPPORTED naming the tensor.
  */
 export function mapTensors(
-  gguf: Gguf,
+  source: ModelSource,
   hyperparameters: Hyperparameters,
   packed?: readonly ExpertTensors[],
 ): TensorMap {
-  return new Mapper(gguf, hyperparameters, packed).map();
+  return new Mapper(source, hyperparameters, packed).map();
 }

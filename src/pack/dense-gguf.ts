@@ -6,13 +6,16 @@
  * new. Tensors that this build does not use (MTP layers, vision) come along: a pack loses nothing.
  */
 import { type Gguf, type GgufTensor, readAlignment } from '../model/gguf.ts';
+import { DENSE_NAME } from '../model/packed.ts';
+import type { Place } from '../model/places.ts';
 import { roundUp } from '../pipeline/memory.ts';
 import { isSplitKey } from './fingerprint.ts';
 
 export interface DensePlan {
+  readonly file: string;
   readonly header: Buffer;
   /** What follows the header, in order: a tensor and where it goes. */
-  readonly copies: readonly { readonly tensor: GgufTensor; readonly offsetBytes: number }[];
+  readonly copies: readonly { readonly tensor: Place; readonly offsetBytes: number }[];
   readonly sizeBytes: number;
 }
 
@@ -37,6 +40,7 @@ export function planDense(gguf: Gguf, expertTensors: ReadonlySet<string>): Dense
   const unpadded = parts.reduce((sum, part) => sum + part.length, 0);
   const header = Buffer.concat(parts, roundUp(unpadded, alignment));
   return {
+    file: DENSE_NAME,
     header,
     copies: tensors.map((tensor, index) => ({ tensor, offsetBytes: header.length + relative[index]! })),
     sizeBytes: header.length + dataBytes,

@@ -7,25 +7,26 @@
  * layer of some gigabytes. Invariant: the result depends on the model alone, not on when it was interrupted. Memory: four
  * experts twice (44 MB of 397B's) whatever the size of the model.
  */
-import { readdirSync, renameSync, rmSync, statfsSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync, rmSync, statfsSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
 import {
-  DENSE_NAME,
   hexOfCrc,
   JOURNAL_NAME,
   MANIFEST_NAME,
+  PACKED_CHECKPOINT_VERSION,
   PACKED_FORMAT,
   PACKED_MATRICES,
   PACKED_VERSION,
-  type PackedMatrix,
   readPacked,
   STRIDE_ALIGN_BYTES,
 } from '../model/packed.ts';
+import { bytesOf, partsOf, type StridedPlace } from '../model/places.ts';
 import type { ExpertMatrix, ExpertTensors } from '../model/tensor-map.ts';
 import { allocateShared, formatBytes, roundUp } from '../pipeline/memory.ts';
+import { planDenseCheckpoint, type TextFile, textsOf } from './dense-checkpoint.ts';
 import { type DensePlan, planDense } from './dense-gguf.ts';
 import {
   codeOf,
@@ -69,6 +70,8 @@ interface LayerPlan {
 
 interface PackPlan {
   readonly dense: DensePlan;
+  readonly texts: readonly TextFile[];
+  readonly isCheckpoint: boolean;
   readonly layers: readonly LayerPlan[];
   readonly totalBytes: number;
 }
@@ -90,16 +93,20 @@ export async function pack(source: string, folder: string, options: WorkOptions 
 }
 
 function planPack(model: Model): PackPlan {
-  const dense = planDense(model.gguf, new Set(model.tensors.expertTensors));
+  const { source } = model;
+  const experts = new Set(model.tensors.expertTensors);
+  const isCheckpoint = 'stored' in source;
+  const dense = isCheckpoint ? planDenseCheckpoint(source, experts) : planDense(source, experts);
+  const texts = isCheckpoint ? textsOf(source) : [];
   const layers = model.tensors.experts.map((tensors, layer) => {
-    const expertBytes = PACKED_MATRICES.reduce((sum, part) => sum + tensors[part].byteLength, 0);
+    const expertBytes = PACKED_MATRICES.reduce((sum, part) => sum + bytesOf(tensors[part]), 0);
     const strideBytes = roundUp(expertBytes, STRIDE_ALIGN_BYTES);
     const file = `experts-${String(layer).padStart(3, '0')}.bin`;
     const sizeBytes = strideBytes * model.hyperparameters.experts;
     return { file, tensors, expertBytes, strideBytes, sizeBytes };
   });
-  const totalBytes = layers.reduce((sum, layer) => sum + layer.sizeBytes, dense.sizeBytes);
-  return { dense, layers, totalBytes };
+  const totalBytes = [dense, ...texts, ...layers].reduce((sum, file) => sum + file.sizeBytes, 0);
+  return { dense, texts, layers, totalBytes, isCheckpoint };
 }
 
 class Packer {
@@ -121,7 +128,7 @@ class Packer {
     this.options = options;
     this.plan = planPack(model);
     const files = stampsOf(model);
-    this.head = { fingerprint: fingerprintOf(model.gguf), files };
+    this.head = { fingerprint: fingerprintOf(model.source), files };
     this.work = new Work(this.plan.totalBytes, options);
   }
 
@@ -198,7 +205,8 @@ class Packer {
       return Journal.open(this.folder, this.head, 0);
     }
     const expected = new Map([
-      [DENSE_NAME, { sizeBytes: this.plan.dense.sizeBytes, count: 1 }],
+      [this.plan.dense.file, { sizeBytes: this.plan.dense.sizeBytes, count: 1 }],
+      ...this.plan.texts.map(({ name, sizeBytes }) => [name, { sizeBytes, count: 1 }] as const),
       ...this.plan.layers.map(
         ({ file, sizeBytes }) => [file, { sizeBytes, count: this.model.hyperparameters.experts }] as const,
       ),
@@ -223,9 +231,7 @@ class Packer {
 
   private refuseFullDisk(): void {
     let neededBytes = SPARE_BYTES;
-    const missing = [{ file: DENSE_NAME, sizeBytes: this.plan.dense.sizeBytes }, ...this.plan.layers].filter(
-      ({ file }) => !this.done.has(file),
-    );
+    const missing = [this.plan.dense, ...this.plan.layers].filter(({ file }) => !this.done.has(file));
     for (const { file, sizeBytes } of missing) {
       // What an unfinished file takes now is given back when it is written anew.
       const found = statSync(this.path(file), { throwIfNoEntry: false });
@@ -243,10 +249,20 @@ class Packer {
   }
 
   private async packFiles(journal: Journal): Promise<void> {
-    const { dense, layers } = this.plan;
+    const { dense, texts, layers } = this.plan;
+    for (const text of texts) {
+      await this.packFile(
+        journal,
+        text.name,
+        text.sizeBytes,
+        (writer) => this.writeText(text, writer),
+        (reader) =>
+          fileCrc(reader, text.sizeBytes, (bytes) => this.work.advance(bytes / 2)).then((crc) => [crc]),
+      );
+    }
     await this.packFile(
       journal,
-      DENSE_NAME,
+      dense.file,
       dense.sizeBytes,
       (writer) => this.writeDense(writer),
       (reader) =>
@@ -276,7 +292,8 @@ class Packer {
       return;
     }
     const path = this.path(file);
-    const writer = await FileWriter.create(path, file !== DENSE_NAME);
+    const isLayer = this.plan.layers.some((layer) => layer.file === file);
+    const writer = await FileWriter.create(path, isLayer);
     let written: number[];
     try {
       written = await write(writer);
@@ -294,7 +311,7 @@ class Packer {
       const read = await readBack(reader);
       const bad = written.findIndex((crc, index) => crc !== read[index]);
       if (bad >= 0) {
-        const where = file === DENSE_NAME ? '' : `, expert ${bad}`;
+        const where = isLayer ? `, expert ${bad}` : '';
         throw new MoestreamError(
           'VERIFY_FAILED',
           `${path}${where}: reads back otherwise than it was written`,
@@ -310,6 +327,15 @@ class Packer {
     this.done.set(file, written);
     this.writtenBytes += sizeBytes;
     this.options.onFile?.(file, sizeBytes);
+  }
+
+  private async writeText({ path, sizeBytes }: TextFile, writer: FileWriter): Promise<number[]> {
+    const bytes = readFileSync(path);
+    if (bytes.length !== sizeBytes)
+      throw new MoestreamError('PACK_REFUSED', `${path}: was changed while it was being packed`);
+    await writer.write(bytes, 0);
+    this.work.advance(sizeBytes / 2);
+    return [crc32(bytes)];
   }
 
   /** Header, tensors and the padding between them; one checksum over the whole file. */
@@ -347,14 +373,11 @@ class Packer {
     const crcs = new Array<number>(this.model.hyperparameters.experts).fill(0);
     // Zeroed, and nothing is ever written behind the expert: the padding is there already.
     const wholes = Array.from({ length: IN_FLIGHT }, () => allocateShared(layer.strideBytes));
-    const buffers = Array.from({ length: IN_FLIGHT }, () =>
-      PACKED_MATRICES.map((part) => readBuffer(layer.tensors[part].byteLength)),
-    );
+    const spans = PACKED_MATRICES.flatMap((part) => partsOf<StridedPlace>(layer.tensors[part]));
+    const buffers = Array.from({ length: IN_FLIGHT }, () => spans.map((span) => readBuffer(span.byteLength)));
     await inLanes(crcs.length, async (expert, lane) => {
       const views = await settledAll(
-        PACKED_MATRICES.map((part, index) =>
-          this.readMatrix(layer.tensors[part], expert, buffers[lane]![index]!),
-        ),
+        spans.map((span, index) => this.readSpan(span, expert, buffers[lane]![index]!)),
       );
       const whole = wholes[lane]!;
       let at = 0;
@@ -369,9 +392,9 @@ class Packer {
     return crcs;
   }
 
-  private readMatrix(matrix: ExpertMatrix, expert: number, into: Uint8Array): Promise<Uint8Array> {
-    const offsetBytes = matrix.offsetBytes + expert * matrix.strideBytes;
-    return this.sources[matrix.file]!.read(offsetBytes, matrix.byteLength, into);
+  private readSpan(span: StridedPlace, expert: number, into: Uint8Array): Promise<Uint8Array> {
+    const offsetBytes = span.offsetBytes + expert * span.strideBytes;
+    return this.sources[span.file]!.read(offsetBytes, span.byteLength, into);
   }
 
   private async readBackLayer(layer: LayerPlan, reader: PieceReader): Promise<number[]> {
@@ -385,25 +408,27 @@ class Packer {
   }
 
   private async writeManifest(): Promise<void> {
-    const matrix = ({ type, rows, cols, byteLength }: PackedMatrix): Record<string, unknown> => ({
-      type: type.name,
-      rows,
-      cols,
-      byteLength,
+    const matrix = (of: ExpertMatrix): Record<string, unknown> => ({
+      type: of.type.name,
+      rows: of.rows,
+      cols: of.cols,
+      byteLength: bytesOf(of),
     });
-    const { dense, layers } = this.plan;
+    const { dense, texts, layers, isCheckpoint } = this.plan;
+    const whole = (file: string, sizeBytes: number): Record<string, unknown> => ({
+      file,
+      sizeBytes,
+      crc32: hexOfCrc(this.done.get(file)![0]!),
+    });
     const manifest = {
       format: PACKED_FORMAT,
-      version: PACKED_VERSION,
+      version: isCheckpoint ? PACKED_CHECKPOINT_VERSION : PACKED_VERSION,
       source: {
         fingerprint: this.head.fingerprint,
         files: this.head.files.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       },
-      dense: {
-        file: DENSE_NAME,
-        sizeBytes: dense.sizeBytes,
-        crc32: hexOfCrc(this.done.get(DENSE_NAME)![0]!),
-      },
+      dense: whole(dense.file, dense.sizeBytes),
+      ...(isCheckpoint ? { texts: texts.map(({ name, sizeBytes }) => whole(name, sizeBytes)) } : {}),
       layers: layers.map(({ file, strideBytes, tensors }) => ({
         file,
         experts: this.model.hyperparameters.experts,

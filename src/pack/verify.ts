@@ -5,10 +5,12 @@
  * all that can be said is that every byte reads, and its SHA-256, to be compared with the one its publisher gives.
  */
 import { createHash } from 'node:crypto';
+import { dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
-import { hexOfCrc, type Packed, packedExpertBytes } from '../model/packed.ts';
+import { hexOfCrc, type Packed, type PackedDense, packedExpertBytes } from '../model/packed.ts';
+import { type Place, partsOf } from '../model/places.ts';
 import { IN_FLIGHT, inLanes, PieceReader, piecesOf, readAhead, readBuffer } from './disk.ts';
 import { Work, type WorkOptions } from './progress.ts';
 
@@ -91,7 +93,8 @@ export async function fileCrc(
 /** Verifies the model at `path`. Resolves whether it is whole or not; throws when it cannot be opened, or ABORTED. */
 export async function verify(path: string, options: WorkOptions = {}): Promise<VerifyResult> {
   const model = openModel(path);
-  const totalBytes = model.files.reduce((sum, file) => sum + file.sizeBytes, 0);
+  const files = [...model.files, ...(model.packed?.texts ?? [])];
+  const totalBytes = files.reduce((sum, file) => sum + file.sizeBytes, 0);
   const work = new Work(totalBytes, options);
   return model.packed === undefined
     ? verifyPlain(model, work, options)
@@ -117,22 +120,32 @@ async function withReader<T>(path: string, work: (reader: PieceReader) => Promis
   }
 }
 
-async function verifyPacked(packed: Packed, work: Work, options: WorkOptions): Promise<VerifyResult> {
-  const damages = new Damages();
-  const [denseFile] = packed.files;
-  await withReader(packed.densePath, async (reader) => {
-    const file = packed.dense.file;
-    const differs = (found: number): string =>
-      `checksum ${hexOfCrc(found)}, the manifest has ${hexOfCrc(packed.dense.crc32)}`;
+/** A file with one checksum. */
+async function verifyWhole(
+  path: string,
+  { file, sizeBytes, crc32: expected }: PackedDense,
+  work: Work,
+  damages: Damages,
+): Promise<void> {
+  await withReader(path, async (reader) => {
     try {
-      const found = await fileCrc(reader, packed.dense.sizeBytes, (bytes) => work.advance(bytes));
-      if (found !== packed.dense.crc32) damages.add({ file, offsetBytes: 0, problem: differs(found) });
+      const found = await fileCrc(reader, sizeBytes, (bytes) => work.advance(bytes));
+      if (found === expected) return;
+      const problem = `checksum ${hexOfCrc(found)}, the manifest has ${hexOfCrc(expected)}`;
+      damages.add({ file, offsetBytes: 0, problem });
     } catch (error) {
       if (!isReadError(error)) throw error;
       damages.add({ file, offsetBytes: 0, problem: error.message });
     }
   });
-  options.onFile?.(packed.dense.file, denseFile!.sizeBytes);
+}
+
+async function verifyPacked(packed: Packed, work: Work, options: WorkOptions): Promise<VerifyResult> {
+  const damages = new Damages();
+  for (const whole of [packed.dense, ...packed.texts]) {
+    await verifyWhole(join(dirname(packed.manifestPath), whole.file), whole, work, damages);
+    options.onFile?.(whole.file, whole.sizeBytes);
+  }
   let experts = 0;
   for (const [index, layer] of packed.layers.entries()) {
     const { path, sizeBytes } = packed.files[1 + index]!;
@@ -208,9 +221,13 @@ function isReadError(error: unknown): error is MoestreamError {
 
 /** The first tensor with bytes in a span of a file. */
 function tensorAt(model: Model, file: number, fromBytes: number, toBytes: number): string | undefined {
-  for (const tensor of model.gguf.tensors.values()) {
-    if (tensor.file !== file || tensor.offsetBytes >= toBytes) continue;
-    if (tensor.offsetBytes + tensor.byteLength > fromBytes) return tensor.name;
+  const { source } = model;
+  for (const tensor of source.tensors.values()) {
+    const isHit = partsOf<Place>(tensor).some(
+      (part) =>
+        part.file === file && part.offsetBytes < toBytes && part.offsetBytes + part.byteLength > fromBytes,
+    );
+    if (isHit) return source.ownName?.(tensor.name) ?? tensor.name;
   }
   return undefined;
 }

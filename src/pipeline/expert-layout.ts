@@ -1,8 +1,9 @@
 /**
  * Where the bytes of an expert are: in the files, and in a slot of the slab.
  *
- * A GGUF keeps gate, up and down of an expert in three tensors that lie apart, each only 32-byte aligned; a packed file
- * keeps them back to back. Matrices that touch are one region. A direct read wants whole pages, so each region is read
+ * A GGUF keeps gate, up and down of an expert in three tensors that lie apart, each only 32-byte aligned; an MLX checkpoint
+ * keeps codes, scales and biases of each apart, nine spans; a packed file keeps all back to back. Spans that touch are one
+ * region. A direct read wants whole pages, so each region is read
  * from the page before its first byte to the page after its last, into a page-aligned place in the slot that has room for
  * it; the weights then start some bytes into that place, which the file offset alone decides. No byte is copied
  * afterwards.
@@ -25,8 +26,17 @@ export interface SpanSource {
 }
 
 export interface LayerSource {
-  readonly spans: readonly [SpanSource, SpanSource, SpanSource];
+  /** In the order in which they touch where they do: codes, scales and biases of gate, then of up, then of down. */
+  readonly spans: readonly SpanSource[];
+  /**
+   * When spans are more than gate, up and down: which of them are the codes of these three, then scales and biases of gate,
+   * of up and of down; -1 for a matrix that has none.
+   */
+  readonly roles?: readonly number[];
 }
+
+/** Codes, scales and biases of three matrices. */
+export const SPANS_MAX = 9;
 
 /** Chunks of one expert: filled by `chunksOf`, reused for the next. */
 export interface ChunkList {
@@ -126,12 +136,18 @@ export class ExpertLayout {
   private readonly layers: readonly LayerPlaces[];
   private readonly fileSizeBytes: readonly number[];
   private readonly split: number;
-  private readonly pages = new Float64Array(SPANS.length);
-  private readonly cuts = new Int32Array(SPANS.length);
+  private readonly roles: readonly (readonly number[] | undefined)[];
+  private readonly pages = new Float64Array(SPANS_MAX);
+  private readonly cuts = new Int32Array(SPANS_MAX);
 
   constructor(layers: readonly LayerSource[], fileSizeBytes: readonly number[], split: number) {
     invariant(Number.isInteger(split) && split >= 1 && split <= SPLIT_MAX, `split ${split}`);
+    invariant(
+      layers.every((layer) => layer.spans.length <= SPANS_MAX),
+      'an expert has at most nine spans',
+    );
     this.layers = layers.map(placesOf);
+    this.roles = layers.map((layer) => layer.roles);
     this.fileSizeBytes = fileSizeBytes;
     this.split = split;
   }
@@ -141,7 +157,12 @@ export class ExpertLayout {
     return this.layers[layer]!.expertBytes;
   }
 
-  /** Where a matrix begins in the slot: span 0 gate, 1 up, 2 down. */
+  /** The spans of a layer by their role, or undefined when they are gate, up and down. See `LayerSource`. */
+  rolesOf(layer: number): readonly number[] | undefined {
+    return this.roles[layer];
+  }
+
+  /** Where a span begins in the slot. */
   spanSlotBytes(layer: number, expert: number, span: number): number {
     const { regions, regionOf, withinBytes } = this.layers[layer]!;
     const region = regions[regionOf[span]!]!;

@@ -7,9 +7,10 @@
  */
 import { availableParallelism } from 'node:os';
 import { MoestreamError } from '../errors.ts';
+import { partsOf, type StridedPlace } from '../model/places.ts';
 import type { ExpertTensors } from '../model/tensor-map.ts';
 import type { BackendFootprint } from '../native.ts';
-import { type LayerSource, slotBytesOf } from './expert-layout.ts';
+import { type LayerSource, SPANS, slotBytesOf } from './expert-layout.ts';
 import { formatBytes } from './memory.ts';
 import type { SlabShape, SlotClass } from './slab.ts';
 
@@ -44,7 +45,14 @@ export function defaultThreads(): number {
 }
 
 export function layerSource(experts: ExpertTensors): LayerSource {
-  return { spans: [experts.gate, experts.up, experts.down] };
+  const matrices = SPANS.map((name) => partsOf<StridedPlace>(experts[name]));
+  const spans = matrices.flat();
+  if (spans.length === SPANS.length) return { spans };
+  const first = matrices.map((_, index) => matrices.slice(0, index).flat().length);
+  const sides = matrices.flatMap((parts, index) =>
+    parts.length === 1 ? [-1, -1] : [first[index]! + 1, first[index]! + 2],
+  );
+  return { spans, roles: [...first, ...sides] };
 }
 
 export function planMemory(input: PlanInput): MemoryPlan {

@@ -6,14 +6,21 @@
  * says. The cost is less than two pages per region.
  */
 import { MoestreamError } from '../errors.ts';
+import { type Place, partsOf } from '../model/places.ts';
 import type { DenseTensor } from '../model/tensor-map.ts';
 import type { ReadRequest } from './fetch-queue.ts';
 import { formatBytes, PAGE_BYTES, roundDown, roundUp, SEGMENT_BYTES_MAX } from './memory.ts';
 
-/** A dense tensor and its place. */
-export interface ResidentTensor extends DenseTensor {
+/** A place in memory. */
+export interface ResidentPart {
   readonly segment: number;
   readonly segmentBytes: number;
+  readonly byteLength: number;
+}
+
+/** A dense tensor and where its parts are: one, or codes, scales and biases. */
+export interface ResidentTensor extends DenseTensor {
+  readonly parts: readonly ResidentPart[];
 }
 
 export interface ResidentPlan {
@@ -28,26 +35,33 @@ const SEGMENT_BYTES_WANTED = 1024 ** 3;
 /** Large enough for full bandwidth, small enough that 16 readers share the load evenly. */
 const READ_BYTES = 4 * 1024 ** 2;
 
+/** A part of a tensor, and where it is to be noted. */
+interface Piece extends Place {
+  readonly name: string;
+  readonly parts: ResidentPart[];
+  readonly index: number;
+}
+
 interface Region {
   readonly file: number;
   readonly beginBytes: number;
   endBytes: number;
-  readonly tensors: DenseTensor[];
+  readonly pieces: Piece[];
 }
 
-function regionsOf(dense: readonly DenseTensor[]): Region[] {
-  const sorted = [...dense].sort((a, b) => a.file - b.file || a.offsetBytes - b.offsetBytes);
+function regionsOf(pieces: readonly Piece[]): Region[] {
+  const sorted = [...pieces].sort((a, b) => a.file - b.file || a.offsetBytes - b.offsetBytes);
   const regions: Region[] = [];
-  for (const tensor of sorted) {
-    const beginBytes = roundDown(tensor.offsetBytes, PAGE_BYTES);
-    const endBytes = roundUp(tensor.offsetBytes + tensor.byteLength, PAGE_BYTES);
+  for (const piece of sorted) {
+    const beginBytes = roundDown(piece.offsetBytes, PAGE_BYTES);
+    const endBytes = roundUp(piece.offsetBytes + piece.byteLength, PAGE_BYTES);
     const last = regions.at(-1);
-    const joined = last !== undefined && last.file === tensor.file && beginBytes <= last.endBytes;
+    const joined = last !== undefined && last.file === piece.file && beginBytes <= last.endBytes;
     if (joined && Math.max(endBytes, last.endBytes) - last.beginBytes <= SEGMENT_BYTES_WANTED) {
       last.endBytes = Math.max(last.endBytes, endBytes);
-      last.tensors.push(tensor);
+      last.pieces.push(piece);
     } else {
-      regions.push({ file: tensor.file, beginBytes, endBytes, tensors: [tensor] });
+      regions.push({ file: piece.file, beginBytes, endBytes, pieces: [piece] });
     }
   }
   return regions;
@@ -55,12 +69,17 @@ function regionsOf(dense: readonly DenseTensor[]): Region[] {
 
 export function planResidents(dense: readonly DenseTensor[], fileSizeBytes: readonly number[]): ResidentPlan {
   const segmentBytes: number[] = [];
-  const tensors: ResidentTensor[] = [];
+  const tensors = dense.map((tensor) => ({ ...tensor, parts: [] as ResidentPart[] }));
+  const pieces = tensors.flatMap((tensor) =>
+    partsOf<Place>(tensor).map(({ file, offsetBytes, byteLength }, index) => {
+      return { file, offsetBytes, byteLength, name: tensor.name, parts: tensor.parts, index };
+    }),
+  );
   const reads: Omit<ReadRequest, 'ticket' | 'claim'>[] = [];
-  for (const region of regionsOf(dense)) {
+  for (const region of regionsOf(pieces)) {
     const length = region.endBytes - region.beginBytes;
     if (length > SEGMENT_BYTES_MAX) {
-      const name = region.tensors[0]!.name;
+      const name = region.pieces[0]!.name;
       throw new MoestreamError(
         'MODEL_UNSUPPORTED',
         `tensor ${name} has ${formatBytes(length)}, more than 4 GiB`,
@@ -71,8 +90,8 @@ export function planResidents(dense: readonly DenseTensor[], fileSizeBytes: read
     const segment = fits ? last : segmentBytes.push(0) - 1;
     const base = segmentBytes[segment]!;
     segmentBytes[segment] = base + length;
-    for (const tensor of region.tensors) {
-      tensors.push({ ...tensor, segment, segmentBytes: base + tensor.offsetBytes - region.beginBytes });
+    for (const { parts, index, offsetBytes, byteLength } of region.pieces) {
+      parts[index] = { segment, segmentBytes: base + offsetBytes - region.beginBytes, byteLength };
     }
     for (let at = 0; at < length; at += READ_BYTES) {
       const byteLength = Math.min(READ_BYTES, length - at);

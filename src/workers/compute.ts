@@ -5,6 +5,7 @@
  * only producer of reads, so it alone knows what is in the slab, and nothing there needs a lock.
  */
 import { invariant } from '../errors.ts';
+import type { VectorChange } from '../model/places.ts';
 import {
   type Backend,
   type BackendConfig,
@@ -29,22 +30,24 @@ import {
   ROUTE_LAYER,
   ROUTE_POSITION,
 } from '../pipeline/messages.ts';
+import type { ResidentPart } from '../pipeline/residents.ts';
 import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
 import { placeSlots, Slab, type SlabShape } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
 import { type ExpertCounters, ExpertScheduler, newCounters } from './expert-scheduler.ts';
 import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
+import { changedVector, F32_ID } from './vector-change.ts';
 
-/** A dense tensor in memory, `segmentBytes` into its segment. */
+/** A dense tensor in memory. */
 export interface LoadedTensor {
   readonly name: string;
   readonly layer: number;
   readonly type: number;
   readonly cols: number;
   readonly rows: number;
-  readonly segment: number;
-  readonly segmentBytes: number;
-  readonly byteLength: number;
+  /** One, or codes, scales and biases. */
+  readonly parts: readonly ResidentPart[];
+  readonly change?: VectorChange;
 }
 
 export interface ComputeSetup {
@@ -63,7 +66,7 @@ export interface ComputeSetup {
   /** The slab's segments stand behind the dense ones in `segments`. */
   readonly firstSlabSegment: number;
   readonly dense: readonly LoadedTensor[];
-  /** Per layer: the ggml types of gate, up and down. */
+  /** Per layer: the types of gate, up and down. */
   readonly expertTypes: readonly (readonly [number, number, number])[];
   readonly layerSources: readonly LayerSource[];
   readonly slab: SlabShape;
@@ -139,10 +142,14 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
   private createBackend(): Backend {
     const { setup } = this;
     const backend = new (loadCpu().Backend)(setup.backend);
-    for (const tensor of setup.dense) {
-      const { segmentBytes, byteLength } = tensor;
-      const view = setup.segments[tensor.segment]!.subarray(segmentBytes, segmentBytes + byteLength);
-      backend.setTensor(tensor.name, tensor.layer, tensor.type, tensor.cols, tensor.rows, view);
+    for (const { name, layer, type, cols, rows, parts, change } of setup.dense) {
+      const [bytes, scales, biases] = parts.map(({ segment, segmentBytes, byteLength }) =>
+        setup.segments[segment]!.subarray(segmentBytes, segmentBytes + byteLength),
+      );
+      if (change !== undefined) {
+        backend.setTensor(name, layer, F32_ID, cols, rows, changedVector(type, cols * rows, bytes!, change));
+      } else if (scales === undefined) backend.setTensor(name, layer, type, cols, rows, bytes!);
+      else backend.setTensor(name, layer, type, cols, rows, bytes!, scales, biases!);
     }
     setup.expertTypes.forEach((types, layer) => {
       backend.setExpertTypes(layer, types[0], types[1], types[2]);

@@ -13,9 +13,10 @@
  * typed error; nothing is skipped.
  */
 import { MoestreamError } from '../errors.ts';
+import type { Backend } from '../native.ts';
 import type { ControlBlock } from '../pipeline/control.ts';
 import { NONE } from '../pipeline/eviction.ts';
-import { type ChunkList, type ExpertLayout, emptyChunkList, SPANS } from '../pipeline/expert-layout.ts';
+import { type ChunkList, type ExpertLayout, emptyChunkList } from '../pipeline/expert-layout.ts';
 import {
   emptyRequest,
   type FetchQueue,
@@ -27,17 +28,7 @@ import { SLOT_LOADING, SLOT_READY, type Slab, type SlotPlace } from '../pipeline
 import { FAILURE_ABANDONED, type ReadFailure, type Tickets } from '../pipeline/tickets.ts';
 
 /** The part of the backend that this file drives. */
-export interface ExpertBackend {
-  shared(layer: number): void;
-  expert(
-    layer: number,
-    expert: number,
-    segment: number,
-    gateByte: number,
-    upByte: number,
-    downByte: number,
-  ): void;
-}
+export type ExpertBackend = Pick<Backend, 'shared' | 'expert'>;
 
 export interface SchedulerParts {
   readonly backend: ExpertBackend;
@@ -272,20 +263,52 @@ export class ExpertScheduler {
       if (slot === NONE || slab.stateOf(slot) !== SLOT_READY) continue;
       const expert = this.wanted[index]!;
       const { segment, bytes } = places[slot]!;
-      backend.expert(
-        layer,
-        expert,
-        segment,
-        bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('gate')),
-        bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('up')),
-        bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('down')),
-      );
+      const roles = layout.rolesOf(layer);
+      if (roles === undefined) {
+        backend.expert(
+          layer,
+          expert,
+          segment,
+          bytes + layout.spanSlotBytes(layer, expert, 0),
+          bytes + layout.spanSlotBytes(layer, expert, 1),
+          bytes + layout.spanSlotBytes(layer, expert, 2),
+        );
+      } else this.computeSpans(layer, expert, segment, bytes, roles);
       slab.unpin(slot);
       this.slotOf[index] = NONE;
       this.done[index] = 1;
       computed++;
     }
     return computed;
+  }
+
+  /** An expert with spans of scales and biases; `roles` as in LayerSource. */
+  private computeSpans(
+    layer: number,
+    expert: number,
+    segment: number,
+    slotBytes: number,
+    roles: readonly number[],
+  ): void {
+    this.parts.backend.expert(
+      layer,
+      expert,
+      segment,
+      this.spanAt(layer, expert, slotBytes, roles[0]!),
+      this.spanAt(layer, expert, slotBytes, roles[1]!),
+      this.spanAt(layer, expert, slotBytes, roles[2]!),
+      this.spanAt(layer, expert, slotBytes, roles[3]!),
+      this.spanAt(layer, expert, slotBytes, roles[4]!),
+      this.spanAt(layer, expert, slotBytes, roles[5]!),
+      this.spanAt(layer, expert, slotBytes, roles[6]!),
+      this.spanAt(layer, expert, slotBytes, roles[7]!),
+      this.spanAt(layer, expert, slotBytes, roles[8]!),
+    );
+  }
+
+  /** Where a span is in its segment; 0 for one that is not there. */
+  private spanAt(layer: number, expert: number, slotBytes: number, span: number): number {
+    return span < 0 ? 0 : slotBytes + this.parts.layout.spanSlotBytes(layer, expert, span);
   }
 
   private anyReady(): boolean {

@@ -567,7 +567,8 @@ describe('a damaged file', () => {
   /** Everything that is read of a file before it runs. */
   function openAll(path: string): void {
     const opened = new Model(readGguf(path));
-    for (const key of opened.gguf.metadata.keys) opened.gguf.metadata.plain(key);
+    const { metadata } = opened.source as Gguf;
+    for (const key of metadata.keys) metadata.plain(key);
     const ids = opened.tokenizer.encode('abc <|im_end|> é', { parseSpecial: true });
     for (const id of ids) opened.tokenizer.tokenBytes(id);
     opened.renderChat([{ role: 'user', content: 'x' }]);

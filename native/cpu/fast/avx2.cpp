@@ -62,6 +62,11 @@ struct Avx2 {
     put_blocks<kType>(from, count, blocks);
   }
 
+  template <int kBits>
+  [[gnu::always_inline]] static void unpack_affine(const std::uint8_t* from, std::int8_t* codes) {
+    put_affine_block<kBits>(from, codes);
+  }
+
   template <TensorType kType>
   [[gnu::always_inline]] static std::int32_t scaled(const std::int8_t* codes, const std::int16_t* scales,
                                                     const std::int8_t* input) {

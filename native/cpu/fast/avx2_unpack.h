@@ -185,5 +185,51 @@ template <TensorType kType>
   if constexpr (BlockFormat<kType>::kMins) put_halves<kBytes>(out.m, from + 2);
 }
 
+// ---- Affine types
+
+// 32 packed codes as two loads that overlap where 4 * kBits bytes are fewer than two registers, so that nothing behind
+// them is read, and which of their bytes make up each of four words of eight codes.
+template <int kBits>
+struct AffineLoads {
+  static constexpr int kLoad = kBits < 4 ? 8 : 16;
+  static constexpr int kSecond = 4 * kBits - kLoad;
+
+  struct Order {
+    alignas(32) std::uint8_t bytes[32];
+  };
+
+  static constexpr Order make_order() {
+    Order order{};
+    for (int i = 0; i < 32; ++i) {
+      const int word = i / 8;
+      const int within = (word / 2 == 0 ? 0 : 2 * kBits - kSecond) + (word % 2) * kBits + i % 8;
+      order.bytes[i] = static_cast<std::uint8_t>(i % 8 < kBits ? within : 0x80);
+    }
+    return order;
+  }
+
+  static constexpr Order kOrder = make_order();
+
+  [[gnu::always_inline]] static __m128i load(const std::uint8_t* from) {
+    if constexpr (kLoad == 8) return _mm_cvtsi64_si128(load_as<long long>(from));
+    return load_as<__m128i>(from);
+  }
+};
+
+template <int kBits>
+[[gnu::always_inline]] inline void put_affine_block(const std::uint8_t* from, std::int8_t* codes) {
+  if constexpr (kBits == 8) {
+    put(codes, _mm256_xor_si256(load_as<__m256i>(from), _mm256_set1_epi8(static_cast<char>(0x80))));
+  } else {
+    using Loads = AffineLoads<kBits>;
+    using Words = std::uint64_t __attribute__((vector_size(32)));
+    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(Loads::load(from)),
+                                                 Loads::load(from + Loads::kSecond), 1);
+    const __m256i packed = _mm256_shuffle_epi8(both, load_as<__m256i>(Loads::kOrder.bytes));
+    const Words bytes = spread_codes<kBits>(__builtin_bit_cast(Words, packed));
+    std::memcpy(codes, &bytes, sizeof bytes);
+  }
+}
+
 }  // namespace
 }  // namespace moestream::cpu

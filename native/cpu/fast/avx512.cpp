@@ -1,4 +1,5 @@
 // The products for AVX-512 with VBMI, VNNI and GFNI (Ice Lake, Zen 4 and later), entered only where all are there.
+#include "avx512_affine.h"
 #include "avx512_eights.h"
 #include "avx512_iq.h"
 #include "avx512_k.h"
@@ -19,6 +20,7 @@ TypeKernel eights_kernel() {
 }
 
 TypeKernel kernel_of(TensorType type) {
+  if (is_affine(type)) return affine_kernel(affine_of(type));
   switch (type) {
     case TensorType::F32: return {InputForm::kFloats, multiply_floats<LoadF32>};
     case TensorType::F16: return {InputForm::kFloats, multiply_floats<LoadF16>};

@@ -63,6 +63,7 @@ struct EightFormat {
   static constexpr std::size_t kBytes = kBlockBytes;
   static constexpr int kOffset = kCodeOffset;
   static constexpr bool kMins = kHasMins;
+  static constexpr std::size_t kGroup = 0;  // values that share a scale which stands apart; see avx512_affine.h
 };
 
 struct EightQ80 : EightFormat<34, 128> {

@@ -221,14 +221,29 @@ template <class Format>
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehl_ps(two, two)));
 }
 
-// Eight blocks, or the last few of a row, which are copied so that nothing behind them is read.
+// Blocks 8k and after of a row: eight of them, or its last few, which are copied so that nothing behind them is read.
 template <class Format>
-[[gnu::always_inline]] inline PlanarEight decode_some(const Format& format, const std::uint8_t* blocks,
-                                                      std::size_t count) {
-  if (count >= 8) return format.decode(blocks);
-  std::uint8_t padded[8 * Format::kBytes] = {};
-  std::memcpy(padded, blocks, count * Format::kBytes);
-  return format.decode(padded);
+[[gnu::always_inline]] inline PlanarEight decode_eight(const Format& format, const Tile& tile, std::size_t row,
+                                                       std::size_t k) {
+  const std::size_t count = tile.cols / 32 - 8 * k;
+  const std::uint8_t* const blocks = tile.weights + row * tile.row_bytes + 8 * k * Format::kBytes;
+  if constexpr (Format::kGroup == 0) {
+    if (count >= 8) return format.decode(blocks);
+    std::uint8_t padded[8 * Format::kBytes] = {};
+    std::memcpy(padded, blocks, count * Format::kBytes);
+    return format.decode(padded);
+  } else {
+    constexpr std::size_t kSideBytes = 2 * 256 / Format::kGroup;
+    const std::size_t side = row * tile.side_row_bytes + k * kSideBytes;
+    if (count >= 8) return format.decode(blocks, tile.scales + side, tile.biases + side);
+    std::uint8_t padded[8 * Format::kBytes] = {};
+    std::uint8_t scales[kSideBytes] = {};
+    std::uint8_t biases[kSideBytes] = {};
+    std::memcpy(padded, blocks, count * Format::kBytes);
+    std::memcpy(scales, tile.scales + side, count * 32 / Format::kGroup * 2);
+    std::memcpy(biases, tile.biases + side, count * 32 / Format::kGroup * 2);
+    return format.decode(padded, scales, biases);
+  }
 }
 
 template <class Format>
@@ -243,8 +258,7 @@ void eights_one_input(const Tile& tile) {
       fetch_ahead(first_row + 32 * k * Format::kBytes, 32 * Format::kBytes);
       const PlanarUnit& unit = planar_unit(tile, 0, k);
       for (std::size_t j = 0; j < 4; ++j) {
-        const std::uint8_t* const row = tile.weights + smaller(r + j, tile.rows - 1) * tile.row_bytes;
-        const PlanarEight block = decode_some(format, row + 8 * k * Format::kBytes, blocks - 8 * k);
+        const PlanarEight block = decode_eight(format, tile, smaller(r + j, tile.rows - 1), k);
         const __m512i sums = add_neighbours(eight_dots<Format>(block, unit));
         lanes[j] = _mm512_add_ps(lanes[j], to_products<Format>(sums, block.d, block.m, unit));
       }
@@ -275,9 +289,8 @@ void eights_many_inputs(const Tile& tile) {
     const std::size_t next = smaller(r + 1, tile.rows - 1);
     __m512 lanes[kTileInputs] = {};
     for (std::size_t k = 0; 8 * k < blocks; ++k) {
-      const std::uint8_t* const at = tile.weights + 8 * k * Format::kBytes;
-      const PlanarEight first = decode_some(format, at + r * tile.row_bytes, blocks - 8 * k);
-      const PlanarEight second = decode_some(format, at + next * tile.row_bytes, blocks - 8 * k);
+      const PlanarEight first = decode_eight(format, tile, r, k);
+      const PlanarEight second = decode_eight(format, tile, next, k);
       const __m512 d = interleave(first.d, second.d);
       const __m512 m = Format::kMins ? interleave(first.m, second.m) : d;
       for (std::size_t t = 0; t < tile.input_count; ++t) {

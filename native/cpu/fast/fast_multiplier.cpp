@@ -42,6 +42,7 @@ class TileRunner {
       : matrix_(matrix),
         kernel_(kernels.kernel_of(matrix.type)),
         row_bytes_(row_bytes(matrix.type, matrix.cols)),
+        side_row_bytes_(side_row_bytes(matrix.type, matrix.cols)),
         prepared_(prepared) {}
 
   // (inputs, rows) floats for `inputs` inputs from `input` and `rows` rows from `row`.
@@ -50,7 +51,10 @@ class TileRunner {
     for (std::size_t t = 0; t < inputs; ++t) pointers[t] = prepared_.at(kernel_.form, input + t);
     kernel_.multiply(Tile{
         .weights = matrix_.data + row * row_bytes_,
+        .scales = matrix_.scales + row * side_row_bytes_,
+        .biases = matrix_.biases + row * side_row_bytes_,
         .row_bytes = row_bytes_,
+        .side_row_bytes = side_row_bytes_,
         .rows = rows,
         .cols = matrix_.cols,
         .inputs = pointers,
@@ -63,6 +67,7 @@ class TileRunner {
   const Matrix& matrix_;
   TypeKernel kernel_;
   std::size_t row_bytes_;
+  std::size_t side_row_bytes_;
   const Prepared& prepared_;
 };
 

@@ -68,8 +68,61 @@ void multiply_blocks(const Tile& tile) {
   }
 }
 
+template <int kBits, std::size_t kGroup, class Isa>
+void multiply_affine(const Tile& tile) {
+  constexpr std::size_t kBytes = 4 * kBits;  // of 32 codes
+  const std::size_t blocks = tile.cols / 32;
+  EightBlocks eight{};
+  for (std::size_t r = 0; r < tile.rows; ++r) {
+    float lanes[kTileInputs][8] = {};
+    const std::uint8_t* at = tile.weights + r * tile.row_bytes;
+    for (std::size_t k = 0; 8 * k < blocks; ++k, at += 8 * kBytes) {
+      const std::size_t count = smaller(8, blocks - 8 * k);
+      const std::size_t side = r * tile.side_row_bytes + k * (2 * 256 / kGroup);
+      fetch_ahead(at, 8 * kBytes);
+      for (std::size_t b = 0; b < count; ++b) Isa::template unpack_affine<kBits>(at + b * kBytes, eight.codes + 32 * b);
+      spread_factors<kGroup>(tile.scales + side, count, eight.d);
+      spread_factors<kGroup>(tile.biases + side, count, eight.m);
+      for (std::size_t t = 0; t < tile.input_count; ++t) {
+        const NaturalUnit& unit = natural_unit(tile, t, k);
+        std::int32_t sums[8];
+        Isa::eight(eight.codes, unit.codes, sums);
+        for (int b = 0; b < 8; ++b) {
+          const std::int32_t all = unit.sums[2 * b] + unit.sums[2 * b + 1];
+          float value = static_cast<float>(sums[b] + kAffineOffset<kBits> * all) * eight.d[b];
+          value += static_cast<float>(all) * eight.m[b];
+          lanes[t][b] += value * unit.scale[b];
+        }
+      }
+    }
+    for (std::size_t t = 0; t < tile.input_count; ++t) tile.out[t * tile.rows + r] = sum_of_eight(lanes[t]);
+  }
+}
+
+template <int kBits, class Isa>
+TypeKernel affine_of_group(unsigned group) {
+  switch (group) {
+    case 32: return {InputForm::kBlocks32, multiply_affine<kBits, 32, Isa>};
+    case 64: return {InputForm::kBlocks32, multiply_affine<kBits, 64, Isa>};
+    default: return {InputForm::kBlocks32, multiply_affine<kBits, 128, Isa>};
+  }
+}
+
+template <class Isa>
+TypeKernel affine_kernel(Affine affine) {
+  switch (affine.bits) {
+    case 2: return affine_of_group<2, Isa>(affine.group);
+    case 3: return affine_of_group<3, Isa>(affine.group);
+    case 4: return affine_of_group<4, Isa>(affine.group);
+    case 5: return affine_of_group<5, Isa>(affine.group);
+    case 6: return affine_of_group<6, Isa>(affine.group);
+    default: return affine_of_group<8, Isa>(affine.group);
+  }
+}
+
 template <class Isa>
 TypeKernel one_sum_kernel(TensorType type) {
+  if (is_affine(type)) return affine_kernel<Isa>(affine_of(type));
   switch (type) {
     case TensorType::F32: return {InputForm::kFloats, multiply_floats<LoadF32>};
     case TensorType::F16: return {InputForm::kFloats, multiply_floats<LoadF16>};

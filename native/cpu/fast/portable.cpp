@@ -16,6 +16,11 @@ struct Portable {
     unpack_eight<kType>(from, count, blocks);
   }
 
+  template <int kBits>
+  static void unpack_affine(const std::uint8_t* from, std::int8_t* codes) {
+    unpack_affine_block<kBits>(from, codes);
+  }
+
   template <TensorType>
   static std::int32_t scaled(const std::int8_t* codes, const std::int16_t* scales, const std::int8_t* input) {
     std::int32_t sum = 0;

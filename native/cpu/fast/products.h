@@ -8,7 +8,7 @@
 //   blocks of 32, block b into lane b % 8:             lane += (d * isum + m * iall) * da
 //   (lane i += lane i + 4, then + 2, then + 1)
 //
-// isum, imin and iall are integer sums of codes, scales and 8-bit activations and therefore exact in any order; the
+// Affine types are blocks of 32 with the d and m of their group. isum, imin and iall are integer sums of codes, scales and 8-bit activations and therefore exact in any order; the
 // float operations are written above as they are rounded, none of them fused. F32, F16 and BF16 weights meet float
 // activations, in the lanes of vector_kernels_body.h, which makes them equal to precision `exact`.
 #pragma once
@@ -42,7 +42,10 @@ constexpr std::size_t kTileInputs = 32;
 // Some rows of a matrix times some inputs.
 struct Tile {
   const std::uint8_t* weights;
+  const std::uint8_t* scales;   // of affine types, as in Matrix
+  const std::uint8_t* biases;
   std::size_t row_bytes;
+  std::size_t side_row_bytes;
   std::size_t rows;           // at most kTileRows
   std::size_t cols;
   const void* const* inputs;  // in the kernel's form, 64-byte aligned when prepared

@@ -6,6 +6,7 @@
 // their own. A power of two that a format has beside its scale is in d, where it is exact.
 #pragma once
 
+#include "../affine_codes.h"
 #include "../codebooks.h"
 #include "../tensor_type.h"
 #include "fields.h"
@@ -384,6 +385,31 @@ struct BlockFormat<TensorType::MXFP4> {
     d = mxfp4_scale(block[0]);
   }
 };
+
+// ---- Affine types: 32 values at a time, with the scale and the bias of their group
+
+// What is taken off a code of 8 bits to make it signed, and has to be given back.
+template <int kBits>
+constexpr std::int32_t kAffineOffset = kBits == 8 ? 128 : 0;
+
+inline float bfloat_at(const std::uint8_t* from) {
+  return __builtin_bit_cast(float, static_cast<std::uint32_t>(load_as<std::uint16_t>(from)) << 16);
+}
+
+// The factors of eight blocks of 32, of which the row has `count`.
+template <std::size_t kGroup>
+inline void spread_factors(const std::uint8_t* from, std::size_t count, float* factors) {
+  for (std::size_t b = 0; b < 8; ++b) factors[b] = b < count ? bfloat_at(from + 2 * (32 * b / kGroup)) : 0.0f;
+}
+
+template <int kBits>
+inline void unpack_affine_block(const std::uint8_t* from, std::int8_t* codes) {
+  constexpr std::uint64_t kFlip = kBits == 8 ? 0x8080808080808080u : 0;
+  for (int eight = 0; eight < 4; ++eight) {
+    const std::uint64_t bytes = eight_codes<kBits>(from + eight * kBits) ^ kFlip;
+    std::memcpy(codes + 8 * eight, &bytes, sizeof bytes);
+  }
+}
 
 // `count` blocks; the codes of the others stay what they were, their scales become 0.
 template <TensorType kType>
