@@ -212,6 +212,11 @@ export interface CpuAddon {
    * all codes stand first, then all scales, then all biases.
    */
   dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
+  /**
+   * Quantises finite float32 values, whole blocks of them, to Q8_0, Q4_0, Q4_K, IQ4_NL or an affine type, whose blocks are
+   * laid out as `dequantize` takes them. Throws for other types and values.
+   */
+  quantize(type: number, values: Float32Array, blocks: Uint8Array): void;
   /** Whether the backend multiplies matrices of this type. */
   supportsType(type: number): boolean;
 }

@@ -5,6 +5,7 @@
 // arguments of a wrong kind, Error for everything else. It has no global state: every worker thread loads its own.
 #include <napi.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <memory>
@@ -16,6 +17,7 @@
 
 #include "backend.h"
 #include "footprint.h"
+#include "quantize.h"
 #include "row_reader.h"
 #include "saved_sequence.h"
 
@@ -376,6 +378,25 @@ void dequantize(const Napi::CallbackInfo& info) {
   });
 }
 
+void quantize_values(const Napi::CallbackInfo& info) {
+  guarded(info.Env(), [&] {
+    const TypeTraits* traits = find_type(type_id(info[0], "type"));
+    const auto values = view<float>(info[1], "values", "a Float32Array");
+    const auto blocks = bytes_view(info[2], "blocks");
+    if (traits == nullptr || !can_quantize(traits->type)) {
+      throw std::invalid_argument("nothing is quantised to this tensor type");
+    }
+    const std::size_t block_bytes = traits->block_bytes + 2 * traits->side_bytes;
+    if (values.size() % traits->block_values != 0 || blocks.size() != values.size() / traits->block_values * block_bytes) {
+      throw std::invalid_argument("values must be whole blocks and blocks as long as they take");
+    }
+    if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); })) {
+      throw std::invalid_argument("a value is not finite");
+    }
+    quantize(traits->type, values, blocks);
+  });
+}
+
 Napi::Value instruction_sets(const Napi::CallbackInfo& info) {
   const Napi::Array names = Napi::Array::New(info.Env());
   for (const ProductKernels* each : all_product_kernels()) names.Set(names.Length(), each->name);
@@ -482,6 +503,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));
   exports.Set("keepRows", Napi::Function::New<keep_rows>(env, "keepRows"));
   exports.Set("multiply", Napi::Function::New<multiply>(env, "multiply"));
+  exports.Set("quantize", Napi::Function::New<quantize_values>(env, "quantize"));
   exports.Set("supportsType", Napi::Function::New<supports_type>(env, "supportsType"));
   exports.Set("vectorSets", Napi::Function::New<vector_sets>(env, "vectorSets"));
   return exports;

@@ -16,6 +16,7 @@ add_room(cpu
   native/cpu/memory.cpp
   native/cpu/model_config.cpp
   native/cpu/moe.cpp
+  native/cpu/quantize.cpp
   native/cpu/router.cpp
   native/cpu/saved_sequence.cpp
   native/cpu/scratch.cpp
