@@ -6,7 +6,9 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { AFFINE_BITS, AFFINE_GROUPS, affineType } from '../../dist/model/affine-types.js';
 import { loadCpu } from '../../dist/native.js';
+import { Random } from '../../scripts/model-maker/random.js';
 
 interface VectorSet {
   readonly type_id: number;
@@ -77,10 +79,52 @@ describe('dequantisation is bit exact', () => {
   });
 });
 
+/** The value of a bfloat16. */
+function bfloat(bits: number): number {
+  return new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!;
+}
+
+describe.each(AFFINE_BITS)('affine codes of %i bits', (bits) => {
+  test.each(AFFINE_GROUPS)('in groups of %i are code * scale + bias, low bits first', (group) => {
+    const random = new Random(`affine ${bits} ${group}`);
+    const groups = 40;
+    const values = groups * group;
+    const bytes = new Uint8Array((values / 8) * bits + 4 * groups);
+    random.fillBytes(bytes);
+    const codesEnd = (values / 8) * bits;
+    const halfAt = (at: number): number => bytes[at]! | (bytes[at + 1]! << 8);
+    // Any bfloat16 but infinities and what is no number.
+    for (let at = codesEnd + 1; at < bytes.length; at += 2)
+      if ((bytes[at]! & 0x7f) === 0x7f) bytes[at] = 0x3f;
+    const expected = Float32Array.from({ length: values }, (_, value) => {
+      let code = 0;
+      for (let bit = 0; bit < bits; bit++) {
+        const at = value * bits + bit;
+        code |= ((bytes[at >> 3]! >> (at & 7)) & 1) << bit;
+      }
+      const side = codesEnd + 2 * Math.floor(value / group);
+      return code * bfloat(halfAt(side)) + bfloat(halfAt(side + 2 * groups));
+    });
+    const found = new Float32Array(values);
+    const shifted = new Uint8Array(bytes.length + 1).subarray(1);
+    shifted.set(bytes);
+    cpu.dequantize(affineType(bits, group)!.id, shifted, found);
+    expect(firstDifference(found, expected)).toBeUndefined();
+  });
+});
+
 describe('supported types', () => {
   test('are the ones with vectors, and F32', () => {
     const supported = Array.from({ length: 64 }, (_, id) => id).filter((id) => cpu.supportsType(id));
     expect(supported).toEqual([0, ...sets.map(([, set]) => set.type_id)].sort((a, b) => a - b));
+  });
+
+  test('and the affine ones, under the ids that the table in TypeScript gives them', () => {
+    const ids = AFFINE_BITS.flatMap((bits) => AFFINE_GROUPS.map((group) => affineType(bits, group)!.id));
+    const supported = Array.from({ length: 1024 }, (_, id) => 64 + id).filter((id) => cpu.supportsType(id));
+    expect(supported).toEqual(ids);
+    expect(affineType(7, 64)).toBeUndefined();
+    expect(affineType(4, 16)).toBeUndefined();
   });
 
   test('an unknown type and a partial block are refused', () => {

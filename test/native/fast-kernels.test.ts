@@ -6,7 +6,9 @@
  * float additions are left. Between instruction sets, numbers of rows and of inputs there is no difference at all.
  */
 import { describe, expect, test } from 'vitest';
+import { AFFINE_BITS, AFFINE_GROUPS, affineType, tensorTypeNamed } from '../../dist/model/affine-types.js';
 import { type CpuAddon, loadCpu } from '../../dist/native.js';
+import { randomAffine } from '../../scripts/model-maker/affine.js';
 import { randomBlocks } from '../../scripts/model-maker/blocks.js';
 import { Random } from '../../scripts/model-maker/random.js';
 
@@ -67,7 +69,20 @@ const FORMATS: readonly Format[] = [
   format('IQ3_XXS', 18, 256, 98, 256),
   format('IQ3_S', 21, 256, 110, 256),
   format('IQ4_XS', 23, 256, 136, 256),
+  ...AFFINE_BITS.flatMap((bits) =>
+    AFFINE_GROUPS.map((group) => {
+      const { name, id, blockBytes } = affineType(bits, group)!;
+      return format(name, id, group, blockBytes, 32);
+    }),
+  ),
 ];
+
+/** Random weights; of an affine type all codes, then all scales, then all biases. */
+function randomWeights({ name, block }: Format, values: number, random: Random): Uint8Array {
+  const type = tensorTypeNamed(name)!;
+  if (type.affine !== undefined) return randomAffine(type, 0.02, values, random);
+  return randomBlocks(name, 0.02, values / block, random);
+}
 
 interface Case {
   readonly cols: number;
@@ -87,7 +102,7 @@ class Problem {
     this.format = format;
     this.shape = shape;
     const random = new Random(`${format.name} ${shape.cols} ${seed}`);
-    const blocks = randomBlocks(format.name, 0.02, (shape.rows * shape.cols) / format.block, random);
+    const blocks = randomWeights(format, shape.rows * shape.cols, random);
     const memory = new Uint8Array(blocks.length + startByte);
     this.weights = memory.subarray(startByte);
     this.weights.set(blocks);
@@ -174,7 +189,7 @@ function shapes(format: Format): Case[] {
     { cols: format.block === 1 ? 8 : format.block, rows: 1, inputs: 1 },
     { cols: 256, rows: 7, inputs: 1 },
     { cols: wide, rows: 5, inputs: 3 },
-    { cols: format.block === 256 ? 512 : 512 + 96, rows: 18, inputs: 4 },
+    { cols: format.block === 256 ? 512 : 512 + (format.block > 32 ? 128 : 96), rows: 18, inputs: 4 },
     { cols: 512, rows: 3, inputs: 64 },
   ];
 }
