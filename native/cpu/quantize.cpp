@@ -16,8 +16,33 @@ namespace {
 
 void store_u16(std::uint8_t* to, std::uint16_t value) { std::memcpy(to, &value, sizeof value); }
 
+// Eight floats at a time, in the compiler's own vectors: the search below is most of the time of a requantised model.
+constexpr std::size_t kLanes = 8;
+constexpr std::size_t kVectors = 4;
+using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
+using Block = std::array<Vector, kVectors>;  // 32 values
+
+Block load_block(const float* from) {
+  Block block;
+  std::memcpy(block.data(), from, sizeof block);
+  return block;
+}
+
+float sum(Vector lanes) {
+  float total = 0;
+  for (std::size_t i = 0; i < kLanes; ++i) total += lanes[i];
+  return total;
+}
+
+// To the nearest whole number, ties to even, between the bounds: beyond 1.5 * 2^23 floats have no fractions.
+Vector rounded(Vector values, float low, float high) {
+  const Vector above = values < low ? Vector{} + low : values;
+  const Vector inside = above > high ? Vector{} + high : above;
+  return (inside + 0x1.8p23f) - 0x1.8p23f;
+}
+
 int clamped_round(float value, int low, int high) {
-  return static_cast<int>(std::clamp(std::nearbyint(value), static_cast<float>(low), static_cast<float>(high)));
+  return static_cast<int>(rounded(Vector{} + value, static_cast<float>(low), static_cast<float>(high))[0]);
 }
 
 float largest_magnitude(std::span<const float> values) {
@@ -39,43 +64,57 @@ void block_q8_0(std::span<const float> values, std::uint8_t* block) {
 // Levels of a 4-bit code: value = scale * level(code).
 struct EvenLevels {
   static constexpr float kLowest = -8;
+  static Vector nearest(Vector scaled) { return rounded(scaled, -8, 7); }
   static int code(float scaled) { return clamped_round(scaled, -8, 7) + 8; }
-  static float level(int code) { return static_cast<float>(code - 8); }
 };
 
 struct CodebookLevels {
   static constexpr float kLowest = kValuesIq4[0];
-  static int code(float scaled) {
-    int nearest = 0;
-    for (int c = 1; c < 16; ++c) {
-      if (std::fabs(scaled - level(c)) < std::fabs(scaled - level(nearest))) nearest = c;
-    }
-    return nearest;
+
+  // Between level c and the one above it.
+  static constexpr float border(std::size_t c) {
+    return (static_cast<float>(kValuesIq4[c]) + static_cast<float>(kValuesIq4[c + 1])) / 2;
   }
-  static float level(int code) { return kValuesIq4[static_cast<std::size_t>(code)]; }
+
+  static Vector nearest(Vector scaled) {
+    Vector level = Vector{} + static_cast<float>(kValuesIq4[0]);
+    for (std::size_t c = 0; c < 15; ++c) {
+      level = scaled > border(c) ? Vector{} + static_cast<float>(kValuesIq4[c + 1]) : level;
+    }
+    return level;
+  }
+
+  static int code(float scaled) {
+    int code = 0;
+    for (std::size_t c = 0; c < 15; ++c) code += scaled > border(c) ? 1 : 0;
+    return code;
+  }
 };
 
 // The scale with the least squared error among those that put the largest value near an end of the levels. For given codes
 // the best scale is sum(x * level) / sum(level^2), and what it explains of the squares is sum(x * level)^2 / sum(level^2).
 template <class Levels>
 float best_scale(std::span<const float> values) {
-  constexpr int kSteps = 12;
-  constexpr float kStep = 0.025f;
-  const auto extreme = *std::max_element(values.begin(), values.end(),
-                                         [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+  constexpr int kSteps = 7;
+  constexpr float kStep = 0.04f;
+  const float extreme = *std::max_element(values.begin(), values.end(),
+                                          [](float a, float b) { return std::fabs(a) < std::fabs(b); });
   if (extreme == 0) return 0;
+  const Block block = load_block(values.data());
   float best = extreme / Levels::kLowest;
   float explained = -1;
   for (const float sign : {1.0f, -1.0f}) {
     for (int step = -kSteps; step <= kSteps; ++step) {
       const float inverse = sign * Levels::kLowest * (1.0f + kStep * static_cast<float>(step)) / extreme;
-      float product = 0;
-      float square = 0;
-      for (const float value : values) {
-        const float level = Levels::level(Levels::code(value * inverse));
-        product += value * level;
-        square += level * level;
+      Vector products{};
+      Vector squares{};
+      for (const Vector& value : block) {
+        const Vector level = Levels::nearest(value * inverse);
+        products += value * level;
+        squares += level * level;
       }
+      const float product = sum(products);
+      const float square = sum(squares);
       if (square > 0 && product * product / square > explained) {
         explained = product * product / square;
         best = product / square;
@@ -107,44 +146,78 @@ struct Line {
 
 constexpr int kCodesMax = 15;
 
+// Sums over a block, each value with its weight.
+struct Moments {
+  double w, wx, wxx;
+};
+
+struct CodeMoments {
+  double wq, wqq, wqx;
+};
+
+CodeMoments code_moments(const Block& values, const Block& weights, float floor, float inverse) {
+  Vector wq{};
+  Vector wqq{};
+  Vector wqx{};
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    const Vector code = rounded((values[v] - floor) * inverse, 0, kCodesMax);
+    const Vector weighted = weights[v] * code;
+    wq += weighted;
+    wqq += weighted * code;
+    wqx += weighted * values[v];
+  }
+  return {sum(wq), sum(wqq), sum(wqx)};
+}
+
+struct Fit {
+  Line line;
+  double error;
+};
+
+// The line of least squares through given codes, and what it leaves.
+Fit fit_line(const Moments& x, const CodeMoments& q) {
+  const double determinant = x.w * q.wqq - q.wq * q.wq;
+  if (determinant <= 0) return {{}, -1};
+  double scale = (x.w * q.wqx - q.wq * x.wx) / determinant;
+  double minimum = (q.wq * q.wqx - q.wqq * x.wx) / determinant;
+  if (minimum < 0) {
+    minimum = 0;
+    scale = q.wqx / q.wqq;
+  }
+  const double error = x.wxx - 2 * scale * q.wqx + 2 * minimum * x.wx + scale * scale * q.wqq -
+                       2 * scale * minimum * q.wq + minimum * minimum * x.w;
+  return {{static_cast<float>(scale), static_cast<float>(minimum)}, scale > 0 ? std::max(error, 0.0) : -1};
+}
+
 // The line with the least weighted squared error; large values weigh more, as they do in a product.
 Line best_line(std::span<const float, 32> values) {
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   const float floor = std::min(0.0f, *low);
   const float range = *high - floor;
   if (range <= 0) return {0, -floor};
-  float square_sum = 0;
-  for (const float value : values) square_sum += value * value;
-  const float rms = std::sqrt(square_sum / 32);
+  const Block block = load_block(values.data());
+  Vector squares{};
+  for (const Vector& value : block) squares += value * value;
+  const float rms = std::sqrt(sum(squares) / 32);
+  Block weights;
+  Vector w{};
+  Vector wx{};
+  Vector wxx{};
+  for (std::size_t v = 0; v < kVectors; ++v) {
+    weights[v] = rms + (block[v] < 0 ? -block[v] : block[v]);
+    w += weights[v];
+    wx += weights[v] * block[v];
+    wxx += weights[v] * block[v] * block[v];
+  }
+  const Moments moments{sum(w), sum(wx), sum(wxx)};
   Line best{range / kCodesMax, -floor};
-  float least = -1;
+  double least = -1;
   for (int step = -6; step <= 14; ++step) {
     const float inverse = (kCodesMax + 0.1f * static_cast<float>(step)) / range;
-    double w = 0, wq = 0, wqq = 0, wx = 0, wqx = 0, wxx = 0;
-    for (const float value : values) {
-      const double weight = rms + std::fabs(value);
-      const double code = clamped_round((value - floor) * inverse, 0, kCodesMax);
-      w += weight;
-      wq += weight * code;
-      wqq += weight * code * code;
-      wx += weight * value;
-      wqx += weight * code * value;
-      wxx += weight * value * value;
-    }
-    const double determinant = w * wqq - wq * wq;
-    if (determinant <= 0) continue;
-    double scale = (w * wqx - wq * wx) / determinant;
-    double minimum = (wq * wqx - wqq * wx) / determinant;
-    if (minimum < 0) {
-      minimum = 0;
-      scale = wqx / wqq;
-    }
-    const double error = wxx - 2 * scale * wqx + 2 * minimum * wx + scale * scale * wqq - 2 * scale * minimum * wq +
-                         minimum * minimum * w;
-    if (scale > 0 && (least < 0 || error < least)) {
-      least = static_cast<float>(std::max(error, 0.0));
-      best = {static_cast<float>(scale), static_cast<float>(minimum)};
-    }
+    const Fit fit = fit_line(moments, code_moments(block, weights, floor, inverse));
+    if (fit.error < 0 || (least >= 0 && fit.error >= least)) continue;
+    least = fit.error;
+    best = fit.line;
   }
   return best;
 }

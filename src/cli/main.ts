@@ -14,6 +14,7 @@ import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPlan } from './plan.ts';
 import { addPull } from './pull.ts';
+import { addRequantize } from './requantize.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -39,6 +40,7 @@ function createProgram(): Command {
   addInspect(program);
   addPack(program, interruptible);
   addVerify(program, interruptible);
+  addRequantize(program, interruptible);
   addPlan(program);
   addPull(program, interruptible);
   addModels(program);

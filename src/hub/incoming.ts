@@ -1,64 +1,35 @@
 /**
- * A file that is on its way: `NAME.part` for its bytes, `NAME.part.done` for what of it is there.
- *
- * Pieces of 32 MB come in any order over several connections. A line of the second file stands for a piece that was on the
- * disk before the line was written, so a kill at any moment loses the pieces under way and nothing else; a torn last line is
- * no line. Invariant: NAME itself exists only with the published hash: it is renamed from NAME.part after all of it was
- * read back and hashed.
+ * A file on its way over the network: pieces of 32 MB in any order, and the published hash before it gets its name.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { type FileHandle, open, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { statSync } from 'node:fs';
 import { MoestreamError } from '../errors.ts';
-import { makeFolder, PieceReader, piecesOf, readAhead, syncFolder, writeError } from '../pack/disk.ts';
+import { PieceReader, piecesOf, readAhead } from '../pack/disk.ts';
+import { PartialFile } from '../pack/partial-file.ts';
 import type { RemoteFile } from './listing.ts';
 
 export const SEGMENT_BYTES = 32 * 1024 ** 2;
-const JOURNAL_BYTES_MAX = 16 * 1024 ** 2;
 
 export class IncomingFile {
   readonly remote: RemoteFile;
-  readonly path: string;
-  /** Indices of pieces that are still to come. */
-  readonly missing: number[] = [];
-  private readonly data: FileHandle;
-  private readonly journal: FileHandle;
+  private readonly file: PartialFile;
 
   /** Opens what a former run left, or begins. Throws WRITE_FAILED or DISK_FULL. */
   static async open(path: string, remote: RemoteFile): Promise<IncomingFile> {
-    makeFolder(dirname(path));
-    const [partPath, donePath] = [`${path}.part`, `${path}.part.done`];
-    const head = `${JSON.stringify({ sizeBytes: remote.sizeBytes, hash: remote.hash, segmentBytes: SEGMENT_BYTES })}\n`;
-    const done = existsSync(partPath) ? doneOf(donePath, head, segmentCount(remote)) : undefined;
-    let data: FileHandle | undefined;
-    try {
-      data = await open(partPath, done === undefined ? 'w' : 'r+');
-      // Of the final length at once: pieces come in any order. It takes no room before they do.
-      await data.truncate(remote.sizeBytes);
-      const journal = await open(donePath, 'w');
-      const lines = [...(done ?? [])].map((index) => `${index}\n`).join('');
-      await journal.write(head + lines);
-      await journal.sync();
-      return new IncomingFile(path, remote, done ?? new Set(), data, journal);
-    } catch (cause) {
-      await data?.close();
-      throw writeError(partPath, cause);
-    }
+    const { sizeBytes, hash } = remote;
+    const identity = JSON.stringify({ sizeBytes, hash, segmentBytes: SEGMENT_BYTES });
+    const parts = Math.ceil(sizeBytes / SEGMENT_BYTES);
+    return new IncomingFile(remote, await PartialFile.open(path, { sizeBytes, parts, identity }));
   }
 
-  private constructor(
-    path: string,
-    remote: RemoteFile,
-    done: ReadonlySet<number>,
-    data: FileHandle,
-    journal: FileHandle,
-  ) {
-    this.path = path;
+  private constructor(remote: RemoteFile, file: PartialFile) {
     this.remote = remote;
-    this.data = data;
-    this.journal = journal;
-    for (let index = 0; index < segmentCount(remote); index++) if (!done.has(index)) this.missing.push(index);
+    this.file = file;
+  }
+
+  /** Indices of pieces that are still to come. */
+  get missing(): readonly number[] {
+    return this.file.missing;
   }
 
   /** Where a piece lies. */
@@ -67,80 +38,35 @@ export class IncomingFile {
     return { offsetBytes, byteLength: Math.min(SEGMENT_BYTES, this.remote.sizeBytes - offsetBytes) };
   }
 
-  async write(bytes: Uint8Array, offsetBytes: number): Promise<void> {
-    try {
-      for (let at = 0; at < bytes.length; ) {
-        at += (await this.data.write(bytes, at, bytes.length - at, offsetBytes + at)).bytesWritten;
-      }
-    } catch (cause) {
-      throw writeError(`${this.path}.part`, cause);
-    }
+  write(bytes: Uint8Array, offsetBytes: number): Promise<void> {
+    return this.file.write(bytes, offsetBytes);
   }
 
-  /** Notes that a piece is there, once it is on the disk. */
-  async segmentDone(index: number): Promise<void> {
-    try {
-      await this.data.datasync();
-      await this.journal.write(`${index}\n`);
-    } catch (cause) {
-      throw writeError(`${this.path}.part`, cause);
-    }
+  segmentDone(index: number): Promise<void> {
+    return this.file.partDone(index, this.segment(index).byteLength);
   }
 
-  async close(): Promise<void> {
-    await Promise.all([this.data.close(), this.journal.close()]);
+  close(): Promise<void> {
+    return this.file.close();
   }
 
   /** Hashes what came and gives the file its name. Throws VERIFY_FAILED, and forgets what came, when it is not right. */
   async finish(signal: AbortSignal | undefined): Promise<void> {
     await this.close();
-    const partPath = `${this.path}.part`;
-    const found = await hashOf(partPath, this.remote, signal);
+    const { path } = this.file;
+    const found = await hashOf(`${path}.part`, this.remote, signal);
     if (found !== this.remote.hash) {
-      this.forget();
+      this.file.forget();
       throw new MoestreamError(
         'VERIFY_FAILED',
-        `${this.path}: the hash is ${found}, published is ${this.remote.hash}`,
+        `${path}: the hash is ${found}, published is ${this.remote.hash}`,
         {
           hint: 'What was received is deleted. If this happens again, the server or a proxy changes the bytes.',
         },
       );
     }
-    try {
-      await rename(partPath, this.path);
-    } catch (cause) {
-      throw writeError(this.path, cause);
-    }
-    await syncFolder(dirname(this.path));
-    rmSync(`${this.path}.part.done`, { force: true });
+    await this.file.publish();
   }
-
-  private forget(): void {
-    rmSync(`${this.path}.part`, { force: true });
-    rmSync(`${this.path}.part.done`, { force: true });
-  }
-}
-
-function segmentCount({ sizeBytes }: RemoteFile): number {
-  return Math.ceil(sizeBytes / SEGMENT_BYTES);
-}
-
-/** The pieces that a journal says are there; undefined when it is of another file or damaged at its head. */
-function doneOf(path: string, head: string, count: number): Set<number> | undefined {
-  const found = statSync(path, { throwIfNoEntry: false });
-  if (found === undefined || found.size > JOURNAL_BYTES_MAX) return undefined;
-  const text = readFileSync(path, 'utf8');
-  if (!text.startsWith(head)) return undefined;
-  const lines = text.slice(head.length).split('\n');
-  // What is behind the last line end was torn.
-  lines.pop();
-  const done = new Set<number>();
-  for (const line of lines) {
-    const index = Number(line);
-    if (!/^\d+$/.test(line) || index >= count) return undefined;
-    done.add(index);
-  }
-  return done;
 }
 
 /** Bytes of a file that are there already, finished or not. */

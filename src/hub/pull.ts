@@ -7,7 +7,6 @@
  * single one of a storage network rarely gets more than a tenth of a fast line.
  */
 import { existsSync, rmSync, statfsSync, statSync } from 'node:fs';
-import { open, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { MoestreamError } from '../errors.ts';
 import {
@@ -17,7 +16,7 @@ import {
   readManifest,
   repositoryFolder,
 } from '../model/model-store.ts';
-import { makeFolder, syncFolder, writeError } from '../pack/disk.ts';
+import { makeFolder, writeWhole } from '../pack/disk.ts';
 import { takeLock } from '../pack/lock.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import { fetchRange } from './http.ts';
@@ -115,22 +114,9 @@ function forgetChanged(folder: string, old: PulledModel | undefined, set: ModelS
   }
 }
 
-async function writeManifest(manifest: PulledModel): Promise<void> {
-  const path = manifestPath(manifest.repository, manifest.quant);
-  const partial = `${path}.part`;
-  try {
-    const handle = await open(partial, 'w');
-    try {
-      await handle.writeFile(`${JSON.stringify({ version: MANIFEST_VERSION, ...manifest }, undefined, 1)}\n`);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(partial, path);
-  } catch (cause) {
-    throw writeError(path, cause);
-  }
-  await syncFolder(dirname(path));
+function writeManifest(manifest: PulledModel): Promise<void> {
+  const text = JSON.stringify({ version: MANIFEST_VERSION, ...manifest }, undefined, 1);
+  return writeWhole(manifestPath(manifest.repository, manifest.quant), `${text}\n`);
 }
 
 interface Task {

@@ -6,7 +6,7 @@
  */
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Checkpoint } from '../model/checkpoint.ts';
+import type { Checkpoint, StoredTensor } from '../model/checkpoint.ts';
 import { TEXT_NAMES } from '../model/checkpoint-config.ts';
 import { DENSE_CHECKPOINT_NAME } from '../model/packed.ts';
 import type { DensePlan } from './dense-gguf.ts';
@@ -30,6 +30,20 @@ export function textsOf(checkpoint: Checkpoint): TextFile[] {
 export function planDenseCheckpoint(checkpoint: Checkpoint, expertTensors: ReadonlySet<string>): DensePlan {
   const experts = new Set([...expertTensors].flatMap((name) => checkpoint.madeOf.get(name) ?? []));
   const tensors = checkpoint.stored.filter(({ name }) => !experts.has(name));
+  const header = encodeSafetensors(tensors);
+  let offsetBytes = header.length;
+  const copies = tensors.map((tensor) => {
+    const copy = { tensor, offsetBytes };
+    offsetBytes += tensor.byteLength;
+    return copy;
+  });
+  return { file: DENSE_CHECKPOINT_NAME, header, copies, sizeBytes: offsetBytes };
+}
+
+/** The header of one safetensors file with these tensors one behind the other. */
+export function encodeSafetensors(
+  tensors: readonly Pick<StoredTensor, 'name' | 'dtype' | 'shape' | 'byteLength'>[],
+): Buffer {
   let dataBytes = 0;
   const entries = tensors.map(({ name, dtype, shape, byteLength }) => {
     const offsets = [dataBytes, dataBytes + byteLength];
@@ -40,12 +54,5 @@ export function planDenseCheckpoint(checkpoint: Checkpoint, expertTensors: Reado
   const padding = Buffer.alloc((8 - (json.length % 8)) % 8, ' ');
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(json.length + padding.length));
-  const header = Buffer.concat([length, json, padding]);
-  let offsetBytes = header.length;
-  const copies = tensors.map((tensor) => {
-    const copy = { tensor, offsetBytes };
-    offsetBytes += tensor.byteLength;
-    return copy;
-  });
-  return { file: DENSE_CHECKPOINT_NAME, header, copies, sizeBytes: offsetBytes };
+  return Buffer.concat([length, json, padding]);
 }

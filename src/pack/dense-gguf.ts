@@ -20,9 +20,23 @@ export interface DensePlan {
 }
 
 export function planDense(gguf: Gguf, expertTensors: ReadonlySet<string>): DensePlan {
-  const alignment = readAlignment(gguf.metadata);
   const tensors = [...gguf.tensors.values()].filter((tensor) => !expertTensors.has(tensor.name));
-  const keys = gguf.metadata.keys.filter((key) => !isSplitKey(key));
+  const { header, offsetsBytes, sizeBytes } = encodeGguf(gguf, tensors, isSplitKey);
+  const copies = tensors.map((tensor, index) => ({ tensor, offsetBytes: offsetsBytes[index]! }));
+  return { file: DENSE_NAME, header, copies, sizeBytes };
+}
+
+/** What a header needs to know of a tensor. */
+type TensorShape = Pick<GgufTensor, 'name' | 'type' | 'shape' | 'byteLength'>;
+
+/** The header of one file with these tensors and the original's metadata, and where each tensor goes in that file. */
+export function encodeGguf(
+  gguf: Gguf,
+  tensors: readonly TensorShape[],
+  leaveOut: (key: string) => boolean,
+): { readonly header: Buffer; readonly offsetsBytes: readonly number[]; readonly sizeBytes: number } {
+  const alignment = readAlignment(gguf.metadata);
+  const keys = gguf.metadata.keys.filter((key) => !leaveOut(key));
   let dataBytes = 0;
   const relative = tensors.map((tensor) => {
     const offsetBytes = dataBytes;
@@ -40,14 +54,13 @@ export function planDense(gguf: Gguf, expertTensors: ReadonlySet<string>): Dense
   const unpadded = parts.reduce((sum, part) => sum + part.length, 0);
   const header = Buffer.concat(parts, roundUp(unpadded, alignment));
   return {
-    file: DENSE_NAME,
     header,
-    copies: tensors.map((tensor, index) => ({ tensor, offsetBytes: header.length + relative[index]! })),
+    offsetsBytes: relative.map((offset) => header.length + offset),
     sizeBytes: header.length + dataBytes,
   };
 }
 
-function tensorInfo(tensor: GgufTensor, offsetBytes: number): Buffer {
+function tensorInfo(tensor: TensorShape, offsetBytes: number): Buffer {
   const name = Buffer.from(tensor.name);
   return Buffer.concat([
     u64(name.length),

@@ -6,7 +6,7 @@
  * read while another is summed up. Every failure is typed and names file and byte.
  */
 import { constants, mkdirSync, read as readCallback, statSync } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { type FileHandle, open, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { MoestreamError } from '../errors.ts';
@@ -286,4 +286,22 @@ export async function syncFolder(folder: string): Promise<void> {
   } finally {
     await handle?.close();
   }
+}
+
+/** Writes a small file so that its name never stands for half of it. */
+export async function writeWhole(path: string, bytes: string | Uint8Array): Promise<void> {
+  const partial = `${path}.part`;
+  try {
+    const handle = await open(partial, 'w');
+    try {
+      await handle.writeFile(bytes);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(partial, path);
+  } catch (cause) {
+    throw writeError(path, cause);
+  }
+  await syncFolder(dirname(path));
 }
