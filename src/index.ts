@@ -12,3 +12,5 @@ export type {
 } from './engine/options.ts';
 export { ERROR_CODES, type ErrorCode, MoestreamError } from './errors.ts';
 export type { MemoryPlan } from './pipeline/plan.ts';
+export { TRACE_KINDS, type TraceKind } from './pipeline/trace.ts';
+export type { RecordedTrace, TracedThread, TraceLog } from './pipeline/trace-log.ts';

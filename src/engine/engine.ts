@@ -12,6 +12,7 @@ import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
 import { EMPTY } from '../pipeline/ring.ts';
+import type { RecordedTrace } from '../pipeline/trace-log.ts';
 import { DEFAULT_SAMPLING, type SamplingParams, validateSampling } from '../workers/sampler.ts';
 import { Generation, type GenerationParts } from './generation.ts';
 import {
@@ -67,6 +68,20 @@ export class Engine {
   /** Where the memory went. */
   get plan(): MemoryPlan {
     return this.pipeline.plan;
+  }
+
+  /** What the threads have done so far. Throws ENGINE_STATE unless the engine was opened with `trace`. */
+  get trace(): RecordedTrace {
+    const recorded = this.pipeline.recordedTrace;
+    if (recorded !== undefined) return recorded;
+    throw new MoestreamError('ENGINE_STATE', 'nothing was recorded', {
+      hint: 'Open the engine with `trace`.',
+    });
+  }
+
+  /** What reads the experts: threads or io_uring. */
+  get readEngine(): string {
+    return this.pipeline.readEngine;
   }
 
   /** Positions that fit. */

@@ -17,6 +17,7 @@ import {
   TEXT_VALUE,
 } from '../pipeline/messages.ts';
 import { EMPTY } from '../pipeline/ring.ts';
+import { TRACE } from '../pipeline/trace.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
 import type { Pipeline, PipelineRun, RunTotals } from './pipeline.ts';
 import { feedPrompt } from './prompt-feed.ts';
@@ -116,6 +117,7 @@ export class Generation implements AsyncIterable<Piece> {
       while (!active.failed) {
         const message = await stream.next();
         if (message === undefined) continue;
+        pipeline.trace.mark(TRACE.text, 0, message.token ?? -1, 0, 0);
         if (message.token !== undefined || message.text !== '')
           yield { text: message.text, token: message.token };
         if (message.reason === undefined) continue;

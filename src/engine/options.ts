@@ -65,6 +65,10 @@ export interface OpenOptions {
   readonly expertsPerToken?: number;
   /** Which experts to read before the router asks for them. Default none. */
   readonly predict?: Predictor;
+  /** Records what every thread does and when; `Engine.trace` has it. Costs a little time and memory. Default false. */
+  readonly trace?: boolean;
+  /** A folder in which each worker thread leaves a profile of its CPU time when the engine is closed. Default none. */
+  readonly cpuProfileFolder?: string;
   /** A read that takes longer fails. Default 30,000. */
   readonly readTimeoutMillis?: number;
   /** Told once each, in one sentence, what was chosen where there was a choice. Default: nobody. */
@@ -92,6 +96,8 @@ export interface EngineSettings {
   readonly kvType: KvType;
   readonly expertsPerToken: number | undefined;
   readonly predict: Predictor;
+  readonly trace: boolean;
+  readonly cpuProfileFolder: string | undefined;
   readonly readTimeoutMillis: number;
   readonly notice: (sentence: string) => void;
 }
@@ -179,6 +185,8 @@ export function settingsOf(options: OpenOptions): EngineSettings {
         ? undefined
         : integerBetween('expertsPerToken', expertsPerToken, 1, 65536),
     predict: oneOf('predict', options.predict ?? 'none', PREDICTORS),
+    trace: options.trace ?? false,
+    cpuProfileFolder: options.cpuProfileFolder,
     readTimeoutMillis: integerBetween('readTimeoutMillis', options.readTimeoutMillis ?? 30_000, 1, 3_600_000),
     notice: options.onNotice ?? (() => {}),
   };

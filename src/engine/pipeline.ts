@@ -7,11 +7,12 @@
  * rung. Whatever fails, the run ends with the first error, all stages are back in their event loops, and no thread or
  * file is left behind by `close`.
  */
+import { join } from 'node:path';
 import { invariant, MoestreamError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
 import { type BackendConfig, type IoAddon, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
-import { FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
+import { FetchQueue, LANE_DEMAND, LANE_PREFETCH } from '../pipeline/fetch-queue.ts';
 import { allocateShared, formatBytes } from '../pipeline/memory.ts';
 import * as messages from '../pipeline/messages.ts';
 import { layerSource, type MemoryPlan } from '../pipeline/plan.ts';
@@ -19,6 +20,8 @@ import type { ResidentPlan } from '../pipeline/residents.ts';
 import { SpscRing } from '../pipeline/ring.ts';
 import { placeSlots, slotCount } from '../pipeline/slab.ts';
 import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
+import { type Observation, Tracer } from '../pipeline/trace.ts';
+import type { RecordedTrace, TraceRole } from '../pipeline/trace-log.ts';
 import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
 import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
@@ -28,6 +31,7 @@ import type { EngineSettings } from './options.ts';
 import { type PlannedModel, planOf } from './planning.ts';
 import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
+import { type Counter, TraceRecorder } from './trace-recorder.ts';
 
 /** Requests that can wait in each lane: three layers of top-10 experts in sixteen chunks. */
 const QUEUE_SLOTS = 512;
@@ -68,6 +72,24 @@ function createRings(config: BackendConfig): Rings {
   };
 }
 
+/** What is worth looking at while a run goes on: how full everything is that threads wait for. */
+function countersOf(rings: Rings, queue: FetchQueue): Counter[] {
+  const fill = Object.entries(rings).map(([name, ring]: [string, SpscRing]) => ({
+    name: `${name} ring`,
+    most: ring.slots,
+    now: () => ring.filled,
+  }));
+  const waiting = (name: string, lane: number): Counter => ({
+    name: `${name} queue`,
+    most: queue.slots,
+    now: () => queue.waiting(lane),
+  });
+  const underWay = { name: 'reads under way', most: queue.mostUnderWay, now: () => queue.underWay };
+  return [...fill, waiting('demand', LANE_DEMAND), waiting('prefetch', LANE_PREFETCH), underWay];
+}
+
+const NO_TRACER = new Tracer(undefined);
+
 export class Pipeline {
   readonly plan: MemoryPlan;
   readonly config: BackendConfig;
@@ -85,9 +107,10 @@ export class Pipeline {
   private readonly tickets: Tickets;
   private readonly readers: ReaderPool;
   readonly readEngine: ReadEngine;
-  private readonly compute = new StageHandle<ComputeSetup, ComputeRun, ComputeTotals>('compute');
-  private readonly predict = new StageHandle<PredictSetup, undefined, PredictTotals>('predict');
-  private readonly sample = new StageHandle<SampleSetup, SampleRun, SampleTotals>('sample');
+  private readonly recorder: TraceRecorder | undefined;
+  private readonly compute: StageHandle<ComputeSetup, ComputeRun, ComputeTotals>;
+  private readonly predict: StageHandle<PredictSetup, undefined, PredictTotals>;
+  private readonly sample: StageHandle<SampleSetup, SampleRun, SampleTotals>;
   private sampleReady = false;
   private active: ActiveRun | undefined;
 
@@ -132,6 +155,29 @@ export class Pipeline {
     );
     this.readers = new ReaderPool(engine, settings.readers);
     this.readEngine = engine;
+    this.recorder = settings.trace ? new TraceRecorder(countersOf(this.rings, this.queue)) : undefined;
+    this.compute = new StageHandle('compute', this.observe('compute'));
+    this.predict = new StageHandle('predict', this.observe('predict'));
+    this.sample = new StageHandle('sample', this.observe('sample'));
+  }
+
+  /** What was recorded so far, when the settings ask for it. */
+  get recordedTrace(): RecordedTrace | undefined {
+    return this.recorder?.recorded;
+  }
+
+  /** What the main thread writes its events with. */
+  get trace(): Tracer {
+    return this.recorder?.main ?? NO_TRACER;
+  }
+
+  /** How one more thread is watched. */
+  private observe(role: TraceRole, name: string = role): Observation | undefined {
+    const { cpuProfileFolder } = this.settings;
+    const cpuProfile =
+      cpuProfileFolder === undefined ? undefined : join(cpuProfileFolder, `${name}.cpuprofile`);
+    const trace = this.recorder?.follow(name, role);
+    return trace === undefined && cpuProfile === undefined ? undefined : { trace, cpuProfile };
   }
 
   /**
@@ -154,6 +200,7 @@ export class Pipeline {
       },
     });
     this.active = active;
+    if (this.recorder !== undefined) active.onEnd(this.recorder.begin());
     active.onEnd(this.readers.fuse.listen((error) => active.fail(error)));
     active.onEnd(watchHeartbeats(this.control, watched, active));
     if (signal !== undefined) active.onEnd(abortWith(signal, active));
@@ -185,7 +232,8 @@ export class Pipeline {
   async close(): Promise<void> {
     this.control.shutDown();
     this.interrupt();
-    const stages = Promise.all([this.compute.end(), this.predict.end(), this.sample.end()]);
+    const said = (error: MoestreamError): void => this.settings.notice(error.message);
+    const stages = Promise.all([this.compute, this.predict, this.sample].map((stage) => stage.end(said)));
     const totals = await this.readers.end();
     await stages;
     // A loop over an answer that was left standing must not keep this pipeline's memory.
@@ -206,13 +254,16 @@ export class Pipeline {
     const dense = this.residents.segmentBytes.map(allocateShared);
     const slabSegments = placeSlots(slab).segmentBytes.map(allocateShared);
     const segments = [...dense, ...slabSegments];
-    this.readers.start({
-      control: this.control.words,
-      queue: this.queue.handle(),
-      tickets: this.tickets.words,
-      fds: this.files.fds,
-      segments,
-    });
+    this.readers.start(
+      {
+        control: this.control.words,
+        queue: this.queue.handle(),
+        tickets: this.tickets.words,
+        fds: this.files.fds,
+        segments,
+      },
+      (reader) => this.observe('reader', this.readEngine === 'uring' ? 'io_uring' : `reader-${reader + 1}`),
+    );
     for (const segment of dense) this.io.prefault(segment);
     const weights = this.readDense();
     for (const segment of slabSegments) this.io.prefault(segment);

@@ -285,6 +285,11 @@ export class FetchQueue {
     return this.lanes[lane]!.waiting;
   }
 
+  /** Reads under way, seen from anywhere: for statistics. */
+  get underWay(): number {
+    return Atomics.load(this.words, UNDER_WAY);
+  }
+
   get mostUnderWay(): number {
     return this.words[MOST_UNDER_WAY]!;
   }

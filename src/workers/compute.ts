@@ -32,8 +32,9 @@ import {
 import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
 import { placeSlots, Slab, type SlabShape } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
+import { TRACE } from '../pipeline/trace.ts';
 import { type ExpertCounters, ExpertScheduler, newCounters } from './expert-scheduler.ts';
-import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
+import { BEAT_MILLIS, type StageLogic, serveStage, trace } from './stage.ts';
 
 /** A dense tensor in memory, `segmentBytes` into its segment. */
 export interface LoadedTensor {
@@ -119,10 +120,13 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     const run = new Run(this.setup, request);
     this.scheduler.counters = newCounters();
     this.backend.resetSequence(SEQUENCE);
+    trace.beginLaps();
+    trace.markLap(TRACE.runBegin, 0, request.promptTokens, 0, 0);
     const beganMillis = performance.now();
     const promptDone = this.prefill(run);
     const promptMillis = performance.now();
     if (promptDone && request.decode) this.decode(run);
+    trace.markLap(TRACE.runEnd, 0, run.position, 0, 0);
     return {
       ...this.scheduler.counters,
       promptTokens: Math.min(run.position, request.promptTokens),
@@ -165,6 +169,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       firstSegment: setup.firstSlabSegment,
       layout: new ExpertLayout(setup.layerSources, setup.fileSizeBytes, setup.split),
       queue: new FetchQueue(setup.queue, (wakeFd) => io.signalWakeFd(wakeFd)),
+      trace,
       tickets: new Tickets(setup.tickets),
       control: this.control,
       experts: setup.backend.experts,
@@ -187,6 +192,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
         if (token === STOPPED) return false;
         this.setRow(row, token, run.position + row);
       }
+      trace.lap(TRACE.waitPrompt, 0, 0, 0, 0);
       const last = run.position + wanted === run.request.promptTokens;
       const firstLogits = run.request.logits === 'all' ? 0 : last ? wanted - 1 : wanted;
       if (!this.step(run, wanted, firstLogits)) return false;
@@ -197,6 +203,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
   private decode(run: Run): void {
     for (;;) {
       const token = run.nextSampledToken(this.control);
+      trace.lap(TRACE.waitToken, 0, token, 0, 0);
       if (token === STOPPED || token === END_OF_TOKENS) return;
       this.setRow(0, token, run.position);
       if (!this.step(run, 1, 0)) return;
@@ -211,13 +218,24 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.control.beat('compute');
       if (this.control.stopping) return false;
       this.backend.mix(layer);
+      trace.lap(TRACE.mix, layer, rowCount, 0, 0);
       run.noteRoutes(layer, this.ids, rowCount);
       if (!this.scheduler.runLayer(layer, this.ids, rowCount * expertsPerToken)) return false;
       this.backend.combine(layer);
+      trace.lap(TRACE.combine, layer, 0, 0, 0);
       this.acceptHints(run);
+      trace.lap(TRACE.hints, layer, 0, 0, 0);
     }
     run.position += rowCount;
-    return this.sendLogits(run, firstLogits, rowCount);
+    const sent = this.sendLogits(run, firstLogits, rowCount);
+    trace.markLap(
+      TRACE.stepEnd,
+      0,
+      run.position - rowCount,
+      rowCount,
+      run.position > run.request.promptTokens ? 1 : 0,
+    );
+    return sent;
   }
 
   private acceptHints(run: Run): void {
@@ -237,6 +255,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.control.beat('compute');
       if (slot === STOPPED) return false;
       if (slot === TIMED_OUT) continue;
+      trace.lap(TRACE.waitLogits, 0, 0, 0, 0);
       const count = run.logits.contiguous(rowCount - row);
       this.backend.logits(row, count, run.logits.slotNumber(slot));
       for (let sent = 0; sent < count; sent++) {
@@ -245,6 +264,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
         run.logits.words[at] = run.position - rowCount + row + sent;
         run.logits.commit();
       }
+      trace.lap(TRACE.logits, 0, count, 0, 0);
       row += count;
     }
     return true;

@@ -25,6 +25,7 @@ import {
 } from '../pipeline/fetch-queue.ts';
 import { SLOT_LOADING, SLOT_READY, type Slab, type SlotPlace } from '../pipeline/slab.ts';
 import { FAILURE_ABANDONED, type ReadFailure, type Tickets } from '../pipeline/tickets.ts';
+import { TRACE, type Tracer } from '../pipeline/trace.ts';
 
 /** The part of the backend that this file drives. */
 export interface ExpertBackend {
@@ -50,6 +51,7 @@ export interface SchedulerParts {
   readonly queue: FetchQueue;
   readonly tickets: Tickets;
   readonly control: ControlBlock;
+  readonly trace: Tracer;
   readonly experts: number;
   readonly expertsPerToken: number;
   readonly readTimeoutMillis: number;
@@ -115,13 +117,16 @@ export class ExpertScheduler {
 
   /** Runs shared and routed experts of a layer. `ids` is (rows, top-k). False when the pipeline is stopping. */
   runLayer(layer: number, ids: Int32Array, idCount: number): boolean {
+    const { trace, backend } = this.parts;
     this.collect(ids, idCount);
     this.settle();
     this.dropUnwanted(layer);
     try {
       this.pinPresent(layer);
       if (!this.admitMissing(layer)) return false;
-      this.parts.backend.shared(layer);
+      trace.lap(TRACE.admit, layer, this.wantedCount, this.counters.hits, this.counters.lateHits);
+      backend.shared(layer);
+      trace.lap(TRACE.shared, layer, 0, 0, 0);
       return this.computeAll(layer);
     } finally {
       this.unpinRest();
@@ -221,15 +226,20 @@ export class ExpertScheduler {
 
   /** Admits an expert and queues its chunks. NONE when the pipeline stops before all of them are queued. */
   private issue(layer: number, expert: number, lane: number): number {
-    const { slab, layout, queue, tickets, control, readTimeoutMillis } = this.parts;
+    const { slab, layout, queue, tickets, control, readTimeoutMillis, trace } = this.parts;
     const slot = slab.admit(layer, expert);
     layout.chunksOf(layer, expert, this.chunks);
     const firstClaim = tickets.open(slot, this.chunks.count);
+    trace.mark(TRACE.issue, layer, slot, expert, lane);
     this.loading[this.loadingCount++] = slot;
     for (let index = 0; index < this.chunks.count; index++) {
       this.fillRequest(slot, firstClaim, index);
       this.counters.bytesRead += this.request.requiredBytes;
-      if (queue.push(lane, this.request, control, readTimeoutMillis)) continue;
+      if (queue.tryPush(lane, this.request)) continue;
+      trace.lap(TRACE.schedule, layer, 0, 0, 0);
+      const pushed = queue.push(lane, this.request, control, readTimeoutMillis);
+      trace.lap(TRACE.waitQueue, layer, 0, 0, 0);
+      if (pushed) continue;
       tickets.cancel(slot);
       if (control.stopping) return NONE;
       throw this.timeout(layer, expert, 'no reader took it');
@@ -258,6 +268,7 @@ export class ExpertScheduler {
       if (left === 0) break;
       this.settle();
       if (!this.admitMissing(layer)) return false;
+      this.parts.trace.lap(TRACE.schedule, layer, 0, 0, 0);
       if (computed === 0 && !this.anyReady() && !this.waitForArrival(layer)) return false;
     }
     return true;
@@ -265,7 +276,7 @@ export class ExpertScheduler {
 
   /** Computes every wanted expert whose bytes are here; returns how many. */
   private computeReady(layer: number): number {
-    const { backend, slab, places, layout } = this.parts;
+    const { backend, slab, places, layout, trace } = this.parts;
     let computed = 0;
     for (let index = 0; index < this.wantedCount; index++) {
       const slot = this.slotOf[index]!;
@@ -280,6 +291,7 @@ export class ExpertScheduler {
         bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('up')),
         bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('down')),
       );
+      trace.lap(TRACE.expert, layer, expert, 0, 0);
       slab.unpin(slot);
       this.slotOf[index] = NONE;
       this.done[index] = 1;
@@ -343,6 +355,7 @@ export class ExpertScheduler {
       if (waiting && leftMillis <= 0) throw this.timeout(layer, this.firstLoading(), 'no bytes arrived');
     }
     this.counters.waitMicros += (performance.now() - startMillis) * 1000;
+    this.parts.trace.lap(TRACE.waitRead, layer, 0, 0, 0);
     return !control.stopping;
   }
 

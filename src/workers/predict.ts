@@ -8,7 +8,8 @@
 import { ControlBlock } from '../pipeline/control.ts';
 import { HINT_EXPERT, HINT_LAYER, ROUTE_COUNT, ROUTE_IDS, ROUTE_LAYER } from '../pipeline/messages.ts';
 import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
-import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
+import { TRACE } from '../pipeline/trace.ts';
+import { BEAT_MILLIS, type StageLogic, serveStage, trace } from './stage.ts';
 
 export interface PredictSetup {
   readonly control: Int32Array<SharedArrayBuffer>;
@@ -41,16 +42,19 @@ class PredictStage implements StageLogic<PredictSetup, undefined, PredictTotals>
     // Ends when the engine stops the run: compute may end at any layer, so no message could say that it was the last.
     let hintsGiven = 0;
     let hintsDropped = 0;
+    trace.beginLaps();
     for (;;) {
       const slot = routes.peek(control, BEAT_MILLIS);
       control.beat('predict');
       if (slot === STOPPED) return { hintsGiven, hintsDropped };
       if (slot === TIMED_OUT) continue;
+      trace.lap(TRACE.waitRoute, 0, 0, 0, 0);
       const layer = routes.words[slot + ROUTE_LAYER]!;
       this.remember(layer, routes.words, slot);
       routes.release();
       const given = this.hint((layer + 1) % this.setup.layers, hints);
       hintsGiven += given;
+      trace.lap(TRACE.predict, layer, given, 0, 0);
       hintsDropped += this.setup.expertsPerToken - given;
     }
   }
