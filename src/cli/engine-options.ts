@@ -38,9 +38,18 @@ export interface EngineFlags {
   readonly quiet?: boolean;
 }
 
+export const MODEL_FLAG = [
+  '-m, --model <file>',
+  'GGUF file, any part of a split set, or packed folder',
+] as const;
+
 export function addEngineFlags(command: Command): Command {
+  return addTuningFlags(command.requiredOption(...MODEL_FLAG));
+}
+
+/** All but the model itself, for commands that take it as an argument too. */
+export function addTuningFlags(command: Command): Command {
   return command
-    .requiredOption('-m, --model <file>', 'GGUF file, any part of a split set, or packed folder')
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
     .option(
       '--memory <size>',

@@ -12,6 +12,7 @@ import { addLogits } from './logits.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPlan } from './plan.ts';
+import { addProfile } from './profile.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -39,6 +40,7 @@ function createProgram(): Command {
   addVerify(program, interruptible);
   addPlan(program);
   addDiskbench(program, interruptible);
+  addProfile(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;
