@@ -45,10 +45,11 @@ export class Distribution {
   }
 
   get figures(): DistributionFigures {
-    const at = (percentile: number): number =>
-      this.count === 0
-        ? 0
-        : Math.min(this.maxMillis, this.histogram.percentile(percentile) / NANOS_PER_MILLI);
+    // The histogram counts from one nanosecond: that is nothing.
+    const at = (percentile: number): number => {
+      const nanos = this.count === 0 ? 0 : this.histogram.percentile(percentile);
+      return nanos <= 1 ? 0 : Math.min(this.maxMillis, nanos / NANOS_PER_MILLI);
+    };
     return {
       count: this.count,
       totalMillis: this.totalMillis,

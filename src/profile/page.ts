@@ -123,11 +123,17 @@ const lengthOf = (step: Step): number => step.endMillis - step.beginMillis;
 const at = (step: Step): string => `position ${step.position}, ${digits(lengthOf(step))} ms`;
 
 function stepChart(phase: PhaseProfile): Chart {
+  const first = phase.steps[0]?.position ?? 0;
+  // A stair needs its right edge.
+  const last = phase.steps.slice(-1);
   const series: Series[] = PARTS.map((part) => ({
     label: PART_LABELS[part],
     style: 'area',
     tone: PART_TONES[part],
-    points: phase.steps.map((step) => ({ x: step.position, y: step.parts[part] })),
+    points: [...phase.steps, ...last].map((step, index) => ({
+      x: first + index,
+      y: step.parts[part],
+    })),
   }));
   return {
     kind: 'chart',
@@ -213,14 +219,15 @@ function layerTable({ layers, steps }: PhaseFigures): Table {
   const ms = { unit: 'ms' };
   return {
     kind: 'table',
+    note: 'Wait is the time in which compute had nothing to do until a read of this layer ended.',
     columns: [
       { label: 'layer' },
       { label: 'compute p50', ...ms },
-      { label: 'p90', ...ms },
-      { label: 'p99', ...ms },
-      { label: 'read wait p50', ...ms },
-      { label: 'p90', ...ms },
-      { label: 'p99', ...ms },
+      { label: 'compute p90', ...ms },
+      { label: 'compute p99', ...ms },
+      { label: 'wait p50', ...ms },
+      { label: 'wait p90', ...ms },
+      { label: 'wait p99', ...ms },
       { label: 'lookups' },
       { label: 'hits' },
       { label: 'late' },
@@ -268,7 +275,7 @@ function disk(figures: ProfileFigures, profile: RunProfile): Section {
       { label: 'depth' },
       { label: 'most' },
       { label: 'read p50', unit: 'ms' },
-      { label: 'p99', unit: 'ms' },
+      { label: 'read p99', unit: 'ms' },
       { label: 'queued p50', unit: 'ms' },
     ],
     rows: [row('prompt', figures.prompt), row('answer', figures.answer)],

@@ -46,7 +46,7 @@ p{margin:8px 0;max-width:75ch}
 .note,.pointed{color:var(--soft);font-size:13px;margin:0 0 8px}
 .pointed{min-height:20px;white-space:pre-wrap}
 figure{margin:20px 0 24px}
-.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px;margin:14px 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:10px;margin:14px 0}
 .facts div{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:8px 12px}
 .facts dt{color:var(--soft);font-size:13px}
 .facts dd{margin:0;font-size:18px;font-variant-numeric:tabular-nums}
