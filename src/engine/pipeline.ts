@@ -259,7 +259,8 @@ export class Pipeline {
       fileSizeBytes: this.files.sizeBytes,
       split: settings.split,
       readTimeoutMillis: settings.readTimeoutMillis,
-      prefetch: settings.predict !== 'none',
+      prefetch: 'fixed',
+      prefetchMost: settings.predict === 'none' ? 0 : this.config.expertsPerToken,
     };
   }
 
