@@ -12,6 +12,7 @@ import { addLogits } from './logits.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPlan } from './plan.ts';
+import { addSimulate } from './simulate.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -38,6 +39,7 @@ function createProgram(): Command {
   addPack(program, interruptible);
   addVerify(program, interruptible);
   addPlan(program);
+  addSimulate(program);
   addDiskbench(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
