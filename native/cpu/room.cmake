@@ -18,6 +18,7 @@ add_room(cpu
   native/cpu/moe.cpp
   native/cpu/quantize.cpp
   native/cpu/router.cpp
+  native/cpu/router_probe.cpp
   native/cpu/saved_sequence.cpp
   native/cpu/scratch.cpp
   native/cpu/sequence_state.cpp

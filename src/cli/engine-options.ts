@@ -9,11 +9,10 @@ import {
   type KvType,
   type OpenOptions,
   PRECISIONS,
-  PREDICTORS,
   type Precision,
-  type Predictor,
 } from '../engine/options.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
+import { PREDICTOR_NAMES } from '../workers/predictors/predictor.ts';
 import { integer, MODEL_ARGUMENT, size } from './arguments.ts';
 import { say } from './output.ts';
 
@@ -48,12 +47,21 @@ export interface EngineFlags extends MixFlags {
   readonly precision?: Precision;
   readonly kvType?: KvType;
   readonly expertsPerToken?: number;
-  readonly predict?: Predictor;
+  readonly predict?: string;
+  readonly lookahead?: number;
+  readonly predictState?: string;
   readonly quiet?: boolean;
 }
 
+export const MODEL_FLAG = ['-m, --model <file>', MODEL_ARGUMENT] as const;
+
 export function addEngineFlags(command: Command): Command {
-  return addMixFlags(command.requiredOption('-m, --model <file>', MODEL_ARGUMENT))
+  return addTuningFlags(command.requiredOption(...MODEL_FLAG));
+}
+
+/** All but the model itself, for commands that take it as an argument too. */
+export function addTuningFlags(command: Command): Command {
+  return addMixFlags(command)
     .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
     .option(
       '--memory <size>',
@@ -84,9 +92,12 @@ export function addEngineFlags(command: Command): Command {
       ).choices(KV_TYPES),
     )
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
-    .addOption(
-      new Option('--predict <name>', 'which experts to read ahead (default none)').choices(PREDICTORS),
+    .option(
+      '--predict <names>',
+      `who names experts to read ahead: none, auto, or of ${PREDICTOR_NAMES.join(', ')} (default none)`,
     )
+    .option('--lookahead <n>', 'layers to predict ahead (default 1)', integer)
+    .option('--predict-state <file>', 'where the predictor markov keeps what it learned')
     .option('-q, --quiet', 'nothing on stderr but errors');
 }
 

@@ -10,7 +10,7 @@ import { addEngineFlags, type EngineFlags, openOptionsOf } from './engine-option
 import type { Interruption } from './interrupt.ts';
 import { print, say } from './output.ts';
 
-interface GenerateFlags extends EngineFlags {
+export interface PromptFlags extends EngineFlags {
   readonly prompt?: string;
   readonly file?: string;
   readonly maxTokens?: number;
@@ -23,13 +23,24 @@ interface GenerateFlags extends EngineFlags {
   readonly stop?: readonly string[];
   readonly system?: string;
   readonly raw?: boolean;
+  readonly traceRouting?: string;
+}
+
+interface GenerateFlags extends PromptFlags {
   readonly json?: boolean;
 }
 
 export function addGenerate(program: Command, interruption: () => Interruption): void {
-  addEngineFlags(program.command('generate').alias('run'))
+  addPromptFlags(addEngineFlags(program.command('generate').alias('run')))
     .description('answer a prompt')
     .argument('[prompt]', 'the prompt; without one, --prompt, --file or standard input')
+    .option('--json', 'one JSON object on stdout instead of text')
+    .action((prompt: string | undefined, flags: GenerateFlags) => generate(prompt, flags, interruption()));
+}
+
+/** What to answer, and how. */
+export function addPromptFlags(command: Command): Command {
+  return command
     .option('-p, --prompt <text>', 'the prompt')
     .option('-f, --file <path>', 'a file with the prompt, - for standard input')
     .option(
@@ -46,8 +57,7 @@ export function addGenerate(program: Command, interruption: () => Interruption):
     .option('--stop <text>', 'end before this text; may be given several times', collect)
     .option('--system <text>', 'system message')
     .option('--raw', 'take the prompt as it is, without the chat template')
-    .option('--json', 'one JSON object on stdout instead of text')
-    .action((prompt: string | undefined, flags: GenerateFlags) => generate(prompt, flags, interruption()));
+    .option('--trace-routing <file>', 'record every choice of the routers, for `moestream simulate`');
 }
 
 async function generate(
@@ -65,7 +75,7 @@ async function generate(
 }
 
 /** The one prompt that was given; more than one is a mistake worth stopping for. */
-function promptOf(argument: string | undefined, flags: GenerateFlags): Prompt {
+export function promptOf(argument: string | undefined, flags: PromptFlags): Prompt {
   const given = [argument, flags.prompt, flags.file].filter((each) => each !== undefined);
   if (given.length > 1) throw new MoestreamError('USAGE', 'more than one prompt was given');
   if (given.length === 0 && process.stdin.isTTY) {
@@ -78,7 +88,7 @@ function promptOf(argument: string | undefined, flags: GenerateFlags): Prompt {
   return flags.raw === true ? { raw: text } : text;
 }
 
-function generateOptions(flags: GenerateFlags, signal: AbortSignal): GenerateOptions {
+export function generateOptions(flags: PromptFlags, signal: AbortSignal): GenerateOptions {
   const options = {
     maxTokens: flags.maxTokens,
     seed: flags.seed === -1 ? undefined : flags.seed,
@@ -89,6 +99,7 @@ function generateOptions(flags: GenerateFlags, signal: AbortSignal): GenerateOpt
     repeatPenalty: flags.repeatPenalty,
     stop: flags.stop,
     system: flags.system,
+    traceRouting: flags.traceRouting,
   };
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(given), signal };

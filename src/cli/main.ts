@@ -13,8 +13,10 @@ import { addModels } from './models.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPlan } from './plan.ts';
+import { addProfile } from './profile.ts';
 import { addPull } from './pull.ts';
 import { addRequantize } from './requantize.ts';
+import { addSimulate } from './simulate.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -44,7 +46,9 @@ function createProgram(): Command {
   addPlan(program);
   addPull(program, interruptible);
   addModels(program);
+  addSimulate(program);
   addDiskbench(program, interruptible);
+  addProfile(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;

@@ -12,7 +12,10 @@ import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
 import { EMPTY } from '../pipeline/ring.ts';
+import type { TraceHeader } from '../pipeline/routing-trace.ts';
+import type { RecordedTrace } from '../pipeline/trace-log.ts';
 import { DEFAULT_SAMPLING, type SamplingParams, validateSampling } from '../workers/sampler.ts';
+import { identityOf } from './forecaster.ts';
 import { Generation, type GenerationParts } from './generation.ts';
 import {
   type EngineSettings,
@@ -43,6 +46,20 @@ export async function open(options: OpenOptions): Promise<Engine> {
   return new Engine(model, settings, await Pipeline.start(model, settings));
 }
 
+function traceHeaderOf(model: Model, promptTokens: number): TraceHeader {
+  const { layers, experts, expertsPerToken } = model.hyperparameters;
+  return {
+    layers,
+    experts,
+    expertsPerToken,
+    promptTokens,
+    identity: identityOf(model),
+    expertBytes: model.tensors.experts.map(
+      ({ gate, up, down }) => gate.byteLength + up.byteLength + down.byteLength,
+    ),
+  };
+}
+
 export class Engine {
   readonly model: Model;
   private readonly pipeline: Pipeline;
@@ -65,6 +82,20 @@ export class Engine {
   /** Where the memory went. */
   get plan(): MemoryPlan {
     return this.pipeline.plan;
+  }
+
+  /** What the threads have done so far. Throws ENGINE_STATE unless the engine was opened with `trace`. */
+  get trace(): RecordedTrace {
+    const recorded = this.pipeline.recordedTrace;
+    if (recorded !== undefined) return recorded;
+    throw new MoestreamError('ENGINE_STATE', 'nothing was recorded', {
+      hint: 'Open the engine with `trace`.',
+    });
+  }
+
+  /** What reads the experts: threads or io_uring. */
+  get readEngine(): string {
+    return this.pipeline.readEngine;
   }
 
   /** Positions that fit. */
@@ -120,6 +151,10 @@ export class Engine {
       maxTokens: Math.min(wanted, room),
       limitReason: options.maxTokens !== undefined && options.maxTokens <= room ? 'length' : 'context',
       signal: options.signal,
+      trace:
+        options.traceRouting === undefined
+          ? undefined
+          : { path: options.traceRouting, header: traceHeaderOf(this.model, ids.length) },
     };
     return new Generation(parts, this.pipeline, {
       acquire: async () => {

@@ -4,11 +4,13 @@
 import { MoestreamError } from '../errors.ts';
 import type { MixOptions } from '../model/model.ts';
 import { defaultBudgetBytes } from '../pipeline/budget.ts';
-import { POLICIES, type Policy } from '../pipeline/eviction.ts';
+import { POLICIES, POLICY_DEFAULT, type Policy } from '../pipeline/eviction.ts';
 import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
 import { parseBytes } from '../pipeline/memory.ts';
 import { defaultThreads } from '../pipeline/plan.ts';
+import { LOOKAHEAD_MAX } from '../workers/predictors/lookahead.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
+import { type Prediction, predictionOf } from './prediction.ts';
 
 export const IO_MODES = ['auto', 'direct', 'buffered'] as const;
 export type IoMode = (typeof IO_MODES)[number];
@@ -21,9 +23,6 @@ export type Precision = (typeof PRECISIONS)[number];
 
 export const KV_TYPES = ['f32', 'f16', 'q8_0'] as const;
 export type KvType = (typeof KV_TYPES)[number];
-
-export const PREDICTORS = ['none', 'temporal'] as const;
-export type Predictor = (typeof PREDICTORS)[number];
 
 export interface OpenOptions {
   /** Path of a GGUF file, of any part of a split set, of a checkpoint folder, or of a packed folder. */
@@ -70,8 +69,19 @@ export interface OpenOptions {
   readonly kvType?: KvType;
   /** Overrides the number of experts per token that the model was trained with. */
   readonly expertsPerToken?: number;
-  /** Which experts to read before the router asks for them. Default none. */
-  readonly predict?: Predictor;
+  /**
+   * Who names experts to read before the router asks for them: `none`, or names of predictors, whose hints are read as they
+   * come; with `auto` among them, or alone, as many as measuring shows to pay. Comma-separated text, or a list. Default none.
+   */
+  readonly predict?: string | readonly string[];
+  /** Layers to predict ahead. Default 1. */
+  readonly lookahead?: number;
+  /** File in which the predictor markov keeps what it learned, from one engine to the next. Default: it starts anew. */
+  readonly predictState?: string;
+  /** Records what every thread does and when; `Engine.trace` has it. Costs a little time and memory. Default false. */
+  readonly trace?: boolean;
+  /** A folder in which each worker thread leaves a profile of its CPU time when the engine is closed. Default none. */
+  readonly cpuProfileFolder?: string;
   /** A read that takes longer fails. Default 30,000. */
   readonly readTimeoutMillis?: number;
   /** Told once each, in one sentence, what was chosen where there was a choice. Default: nobody. */
@@ -99,7 +109,10 @@ export interface EngineSettings {
   readonly precision: Precision;
   readonly kvType: KvType;
   readonly expertsPerToken: number | undefined;
-  readonly predict: Predictor;
+  /** Undefined: nobody predicts. */
+  readonly predict: Prediction | undefined;
+  readonly trace: boolean;
+  readonly cpuProfileFolder: string | undefined;
   readonly readTimeoutMillis: number;
   readonly notice: (sentence: string) => void;
 }
@@ -128,6 +141,8 @@ export interface GenerateOptions extends Partial<SamplingParams> {
   readonly stop?: readonly string[];
   /** A system message before a prompt that is a string. */
   readonly system?: string;
+  /** Records every choice of the routers in this file (docs/format.md), in the place of what was there. */
+  readonly traceRouting?: string;
 }
 
 const READERS_MAX = 64;
@@ -162,6 +177,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
   }
   const { contextLength, expertsPerToken } = options;
   const precision = oneOf('precision', options.precision ?? 'fast', PRECISIONS);
+  const depth = integerBetween('lookahead', options.lookahead ?? 1, 1, LOOKAHEAD_MAX);
   return {
     model: options.model,
     mix: { experts: options.experts, embedding: options.embedding, lmHead: options.lmHead },
@@ -178,7 +194,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
     window: integerBetween('window', options.window ?? 2, 0, WINDOW_MAX),
     windowGiven: options.window !== undefined,
     queueDepth: integerBetween('queueDepth', options.queueDepth ?? 64, 1, QUEUE_DEPTH_MAX),
-    cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? 'lru', POLICIES),
+    cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? POLICY_DEFAULT, POLICIES),
     mlock: options.mlock ?? false,
     chunk: options.chunk === undefined ? undefined : integerBetween('chunk', options.chunk, 1, CHUNK_MAX),
     precision,
@@ -187,7 +203,9 @@ export function settingsOf(options: OpenOptions): EngineSettings {
       expertsPerToken === undefined
         ? undefined
         : integerBetween('expertsPerToken', expertsPerToken, 1, 65536),
-    predict: oneOf('predict', options.predict ?? 'none', PREDICTORS),
+    predict: predictionOf(options.predict ?? 'none', depth, options.predictState),
+    trace: options.trace ?? false,
+    cpuProfileFolder: options.cpuProfileFolder,
     readTimeoutMillis: integerBetween('readTimeoutMillis', options.readTimeoutMillis ?? 30_000, 1, 3_600_000),
     notice: options.onNotice ?? (() => {}),
   };

@@ -7,11 +7,12 @@
  * rung. Whatever fails, the run ends with the first error, all stages are back in their event loops, and no thread or
  * file is left behind by `close`.
  */
+import { join } from 'node:path';
 import { invariant, MoestreamError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
 import { type BackendConfig, type IoAddon, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
-import { FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
+import { FetchQueue, LANE_DEMAND, LANE_PREFETCH } from '../pipeline/fetch-queue.ts';
 import { allocateShared, formatBytes } from '../pipeline/memory.ts';
 import * as messages from '../pipeline/messages.ts';
 import { layerSource, type MemoryPlan } from '../pipeline/plan.ts';
@@ -19,15 +20,19 @@ import type { ResidentPlan } from '../pipeline/residents.ts';
 import { SpscRing } from '../pipeline/ring.ts';
 import { placeSlots, slotCount } from '../pipeline/slab.ts';
 import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
+import { NO_TRACER, type Observation, type Tracer } from '../pipeline/trace.ts';
+import type { RecordedTrace, TraceRole } from '../pipeline/trace-log.ts';
 import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
-import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
+import type { PredictTotals } from '../workers/predict-contract.ts';
 import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
+import { Forecaster } from './forecaster.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
 import { type PlannedModel, planOf } from './planning.ts';
 import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
+import { type Counter, TraceRecorder } from './trace-recorder.ts';
 
 /** Requests that can wait in each lane: three layers of top-10 experts in sixteen chunks. */
 const QUEUE_SLOTS = 512;
@@ -38,6 +43,7 @@ const WATCH_MILLIS = 5_000;
 /** What one run did, by stage. */
 export interface RunTotals {
   readonly compute: ComputeTotals;
+  /** All zero where nobody predicts, or where the predictor was lost in this run or before. */
   readonly predict: PredictTotals;
   readonly sample: SampleTotals | undefined;
 }
@@ -46,26 +52,45 @@ export interface PipelineRun {
   readonly compute: ComputeRun;
   /** Without a sampler the caller takes the logits off the ring itself. */
   readonly sample: SampleRun | undefined;
+  /** Where every choice of the routers goes; the caller empties it. */
+  readonly trace?: SpscRing;
 }
 
 interface Rings {
   readonly prompt: SpscRing;
   readonly tokens: SpscRing;
   readonly logits: SpscRing;
-  readonly routes: SpscRing;
-  readonly hints: SpscRing;
   readonly text: SpscRing;
 }
 
-function createRings(config: BackendConfig): Rings {
+function createRings(): Rings {
   return {
     prompt: SpscRing.create(messages.PROMPT_SLOTS, messages.PROMPT_WORDS),
     tokens: SpscRing.create(messages.TOKEN_SLOTS, messages.TOKEN_WORDS),
     logits: SpscRing.create(messages.LOGITS_SLOTS, messages.LOGITS_WORDS),
-    routes: SpscRing.create(messages.ROUTE_SLOTS, messages.ROUTE_IDS + config.expertsPerToken),
-    hints: SpscRing.create(messages.HINT_SLOTS, messages.HINT_WORDS),
     text: SpscRing.create(messages.TEXT_SLOTS, messages.TEXT_WORDS),
   };
+}
+
+/** What is worth looking at while a run goes on: how full everything is that threads wait for. */
+function countersOf(rings: Readonly<Record<string, SpscRing | undefined>>, queue: FetchQueue): Counter[] {
+  const there = Object.entries(rings).flatMap(([name, ring]) => (ring === undefined ? [] : [{ name, ring }]));
+  const fill = there.map(({ name, ring }) => ({
+    name: `${name} ring`,
+    most: ring.slots,
+    now: () => ring.filled,
+  }));
+  const waiting = (name: string, lane: number): Counter => ({
+    name: `${name} queue`,
+    most: queue.slots,
+    now: () => queue.waiting(lane),
+  });
+  const underWay = {
+    name: 'reads under way',
+    most: queue.mostUnderWay,
+    now: () => queue.underWay(LANE_DEMAND) + queue.underWay(LANE_PREFETCH),
+  };
+  return [...fill, waiting('demand', LANE_DEMAND), waiting('prefetch', LANE_PREFETCH), underWay];
 }
 
 export class Pipeline {
@@ -85,11 +110,13 @@ export class Pipeline {
   private readonly tickets: Tickets;
   private readonly readers: ReaderPool;
   readonly readEngine: ReadEngine;
-  private readonly compute = new StageHandle<ComputeSetup, ComputeRun, ComputeTotals>('compute');
-  private readonly predict = new StageHandle<PredictSetup, undefined, PredictTotals>('predict');
-  private readonly sample = new StageHandle<SampleSetup, SampleRun, SampleTotals>('sample');
+  private readonly recorder: TraceRecorder | undefined;
+  private readonly compute: StageHandle<ComputeSetup, ComputeRun, ComputeTotals>;
+  private readonly forecaster: Forecaster;
+  private readonly sample: StageHandle<SampleSetup, SampleRun, SampleTotals>;
   private sampleReady = false;
   private active: ActiveRun | undefined;
+  private trace: SpscRing | undefined;
 
   static async start(model: Model, settings: EngineSettings): Promise<Pipeline> {
     const io = loadIo();
@@ -120,7 +147,11 @@ export class Pipeline {
     this.config = planned.config;
     this.residents = planned.residents;
     this.files = files;
-    this.rings = createRings(planned.config);
+    this.rings = createRings();
+    this.recorder = settings.trace ? new TraceRecorder() : undefined;
+    this.compute = new StageHandle('compute', this.observe('compute'));
+    this.forecaster = new Forecaster(settings, planned.config, (role) => this.observe(role));
+    this.sample = new StageHandle('sample', this.observe('sample'));
     this.logitsBuffer = new Float32Array(
       new SharedArrayBuffer(messages.LOGITS_SLOTS * planned.config.vocabulary * 4),
     );
@@ -132,6 +163,26 @@ export class Pipeline {
     );
     this.readers = new ReaderPool(engine, settings.readers);
     this.readEngine = engine;
+    this.recorder?.lookAt(countersOf({ ...this.rings, ...this.forecaster.rings }, this.queue));
+  }
+
+  /** What was recorded so far, when the settings ask for it. */
+  get recordedTrace(): RecordedTrace | undefined {
+    return this.recorder?.recorded;
+  }
+
+  /** What the main thread writes its events with. */
+  get tracer(): Tracer {
+    return this.recorder?.main ?? NO_TRACER;
+  }
+
+  /** How one more thread is watched. */
+  private observe(role: TraceRole, name: string = role): Observation | undefined {
+    const { cpuProfileFolder } = this.settings;
+    const cpuProfile =
+      cpuProfileFolder === undefined ? undefined : join(cpuProfileFolder, `${name}.cpuprofile`);
+    const trace = this.recorder?.follow(name, role);
+    return trace === undefined && cpuProfile === undefined ? undefined : { trace, cpuProfile };
   }
 
   /**
@@ -139,23 +190,38 @@ export class Pipeline {
    */
   begin(request: PipelineRun, signal: AbortSignal | undefined): ActiveRun {
     invariant(this.active === undefined, 'one run at a time');
-    for (const ring of Object.values(this.rings)) ring.reset();
+    this.trace = request.trace;
+    for (const ring of this.allRings()) ring.reset();
     this.control.setRunStopped(false);
-    const watched = STAGES.filter((stage) => stage !== 'sample' || request.sample !== undefined);
+    const runs: Readonly<Record<Stage, boolean>> = {
+      compute: true,
+      sample: request.sample !== undefined,
+      predict: this.forecaster.works,
+    };
     const stages = {
-      predict: this.predict.run(undefined),
+      predict: this.forecaster.run(),
       sample: request.sample === undefined ? Promise.resolve(undefined) : this.sample.run(request.sample),
-      compute: this.compute.run(request.compute),
+      compute: this.compute.run({
+        ...request.compute,
+        ...(request.trace === undefined ? {} : { trace: request.trace.handle() }),
+      }),
     };
     const active = new ActiveRun(stages, {
       stop: () => this.stop(),
       ended: () => {
         this.active = undefined;
+        this.trace = undefined;
       },
     });
     this.active = active;
+    if (this.recorder !== undefined) active.onEnd(this.recorder.begin());
     active.onEnd(this.readers.fuse.listen((error) => active.fail(error)));
-    active.onEnd(watchHeartbeats(this.control, watched, active));
+    const watched = STAGES.filter((stage) => runs[stage]);
+    active.onEnd(
+      watchHeartbeats(this.control, watched, (stage, error) =>
+        stage === 'predict' ? this.forecaster.lose(error) : active.fail(error),
+      ),
+    );
     if (signal !== undefined) active.onEnd(abortWith(signal, active));
     return active;
   }
@@ -185,7 +251,8 @@ export class Pipeline {
   async close(): Promise<void> {
     this.control.shutDown();
     this.interrupt();
-    const stages = Promise.all([this.compute.end(), this.predict.end(), this.sample.end()]);
+    const said = (error: MoestreamError): void => this.settings.notice(error.message);
+    const stages = Promise.all([this.compute.end(said), this.forecaster.end(), this.sample.end(said)]);
     const totals = await this.readers.end();
     await stages;
     // A loop over an answer that was left standing must not keep this pipeline's memory.
@@ -196,9 +263,14 @@ export class Pipeline {
   }
 
   private interrupt(): void {
-    for (const ring of Object.values(this.rings)) ring.interrupt();
+    for (const ring of this.allRings()) ring.interrupt();
     this.queue.interrupt();
     this.tickets.bell.interrupt();
+  }
+
+  private allRings(): SpscRing[] {
+    const trace = this.trace === undefined ? [] : [this.trace];
+    return [...Object.values(this.rings), ...this.forecaster.ringList, ...trace];
   }
 
   private async setUp(): Promise<void> {
@@ -206,25 +278,22 @@ export class Pipeline {
     const dense = this.residents.segmentBytes.map(allocateShared);
     const slabSegments = placeSlots(slab).segmentBytes.map(allocateShared);
     const segments = [...dense, ...slabSegments];
-    this.readers.start({
-      control: this.control.words,
-      queue: this.queue.handle(),
-      tickets: this.tickets.words,
-      fds: this.files.fds,
-      segments,
-    });
+    this.readers.start(
+      {
+        control: this.control.words,
+        queue: this.queue.handle(),
+        tickets: this.tickets.words,
+        fds: this.files.fds,
+        segments,
+      },
+      (reader) => this.observe('reader', this.readEngine === 'uring' ? 'io_uring' : `reader-${reader + 1}`),
+    );
     for (const segment of dense) this.io.prefault(segment);
     const weights = this.readDense();
     for (const segment of slabSegments) this.io.prefault(segment);
     await weights;
     if (this.settings.mlock) this.lockInMemory(segments);
-    await this.predict.setUp({
-      control: this.control.words,
-      routes: this.rings.routes.handle(),
-      hints: this.rings.hints.handle(),
-      layers: this.config.layers,
-      expertsPerToken: this.config.expertsPerToken,
-    });
+    await this.forecaster.setUp(this.model, this.control.words, this.residents, dense);
     await this.compute.setUp(this.computeSetup(segments, dense.length));
   }
 
@@ -233,6 +302,7 @@ export class Pipeline {
     firstSlabSegment: number,
   ): ComputeSetup {
     const { rings, model, settings } = this;
+    const forecast = this.forecaster.rings;
     return {
       backend: this.config,
       control: this.control.words,
@@ -241,8 +311,9 @@ export class Pipeline {
       prompt: rings.prompt.handle(),
       tokens: rings.tokens.handle(),
       logits: rings.logits.handle(),
-      routes: rings.routes.handle(),
-      hints: rings.hints.handle(),
+      routes: forecast?.routes.handle(),
+      streams: forecast?.streams?.handle(),
+      hints: forecast?.hints.handle(),
       logitsBuffer: this.logitsBuffer,
       segments,
       firstSlabSegment,
@@ -267,7 +338,7 @@ export class Pipeline {
       fileSizeBytes: this.files.sizeBytes,
       split: settings.split,
       readTimeoutMillis: settings.readTimeoutMillis,
-      prefetch: settings.predict !== 'none',
+      ...this.forecaster.acceptance,
     };
   }
 
@@ -389,8 +460,12 @@ function abortWith(signal: AbortSignal, active: ActiveRun): () => void {
   return () => signal.removeEventListener('abort', abort);
 }
 
-/** Fails a run in which a stage shows no heartbeat. */
-function watchHeartbeats(control: ControlBlock, stages: readonly Stage[], active: ActiveRun): () => void {
+/** Tells of a stage that shows no heartbeat. */
+function watchHeartbeats(
+  control: ControlBlock,
+  stages: readonly Stage[],
+  stuck: (stage: Stage, error: MoestreamError) => void,
+): () => void {
   const seen = stages.map((stage) => ({
     stage,
     beat: control.heartbeat(stage),
@@ -404,7 +479,8 @@ function watchHeartbeats(control: ControlBlock, stages: readonly Stage[], active
         each.atMillis = performance.now();
       } else if (performance.now() - each.atMillis > STUCK_MILLIS) {
         const seconds = STUCK_MILLIS / 1000;
-        active.fail(
+        stuck(
+          each.stage,
           new MoestreamError('WORKER_FAILED', `the ${each.stage} thread made no progress for ${seconds} s`),
         );
       }

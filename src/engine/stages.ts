@@ -10,6 +10,7 @@ import * as Comlink from 'comlink';
 import nodeEndpoint from 'comlink/dist/esm/node-adapter.mjs';
 import { Piscina } from 'piscina';
 import { fromWire, MoestreamError } from '../errors.ts';
+import type { Observation } from '../pipeline/trace.ts';
 import type { FetchSetup, FetchTotals } from '../workers/fetch-contract.ts';
 import type { StageApi } from '../workers/stage.ts';
 
@@ -92,9 +93,9 @@ export class StageHandle<Setup, Run, Result> {
   private readonly api: Comlink.Remote<StageApi<Setup, Run, Result>>;
   private ended = false;
 
-  constructor(name: string) {
+  constructor(name: string, observation: Observation | undefined) {
     this.name = name;
-    this.worker = new Worker(workerFile(name), { name: `moestream-${name}` });
+    this.worker = new Worker(workerFile(name), { name: `moestream-${name}`, workerData: observation });
     this.fuse = fuseOf(this.worker, name);
     this.api = Comlink.wrap<StageApi<Setup, Run, Result>>(nodeEndpoint(this.worker));
   }
@@ -112,11 +113,15 @@ export class StageHandle<Setup, Run, Result> {
     );
   }
 
-  /** Ends the worker. The stop words must be set already. */
-  async end(): Promise<void> {
+  /** Ends the worker. The stop words must be set already. Tells `failed` why its end was not a good one. */
+  async end(failed: (error: MoestreamError) => void): Promise<void> {
     if (this.ended) return;
     this.ended = true;
-    await within(this.fuse.guard((this.api.close as () => Promise<ReturnOf<void>>)()), END_MILLIS);
+    const closing = this.fuse.guard((this.api.close as () => Promise<ReturnOf<void>>)());
+    const closed = closing.then((outcome) => {
+      if (!outcome.ok) failed(fromWire(outcome.error));
+    });
+    await within(closed, END_MILLIS);
     await within(this.worker.terminate(), END_MILLIS);
   }
 }
@@ -139,7 +144,7 @@ export class ReaderPool {
   /** Blows when a reader dies. */
   readonly fuse = new Fuse();
   private readonly pool: Piscina<FetchSetup, FetchTotals>;
-  private readonly count: number;
+  readonly count: number;
   private tasks: Promise<FetchTotals>[] = [];
 
   constructor(engine: ReadEngine, readers: number) {
@@ -154,8 +159,12 @@ export class ReaderPool {
     });
   }
 
-  start(setup: FetchSetup): void {
-    this.tasks = Array.from({ length: this.count }, () => this.pool.run(setup));
+  /** `observe` says how each reader is watched. */
+  start(setup: FetchSetup, observe: (reader: number) => Observation | undefined = () => undefined): void {
+    this.tasks = Array.from({ length: this.count }, (_, reader) => {
+      const observation = observe(reader);
+      return this.pool.run(observation === undefined ? setup : { ...setup, observation });
+    });
     for (const task of this.tasks) {
       task.catch((cause: unknown) => {
         this.fuse.blow(

@@ -8,7 +8,7 @@
 import { MoestreamError } from '../errors.ts';
 import { type Place, partsOf } from '../model/places.ts';
 import type { DenseTensor } from '../model/tensor-map.ts';
-import type { ReadRequest } from './fetch-queue.ts';
+import type { QueuedRead } from './fetch-queue.ts';
 import { formatBytes, PAGE_BYTES, roundDown, roundUp, SEGMENT_BYTES_MAX } from './memory.ts';
 
 /** A place in memory. */
@@ -26,7 +26,7 @@ export interface ResidentTensor extends DenseTensor {
 export interface ResidentPlan {
   readonly segmentBytes: readonly number[];
   readonly tensors: readonly ResidentTensor[];
-  readonly reads: readonly Omit<ReadRequest, 'ticket' | 'claim'>[];
+  readonly reads: readonly Omit<QueuedRead, 'ticket' | 'claim'>[];
   readonly totalBytes: number;
 }
 
@@ -75,7 +75,7 @@ export function planResidents(dense: readonly DenseTensor[], fileSizeBytes: read
       return { file, offsetBytes, byteLength, name: tensor.name, parts: tensor.parts, index };
     }),
   );
-  const reads: Omit<ReadRequest, 'ticket' | 'claim'>[] = [];
+  const reads: Omit<QueuedRead, 'ticket' | 'claim'>[] = [];
   for (const region of regionsOf(pieces)) {
     const length = region.endBytes - region.beginBytes;
     if (length > SEGMENT_BYTES_MAX) {

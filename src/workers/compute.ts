@@ -21,21 +21,17 @@ import { ControlBlock } from '../pipeline/control.ts';
 import type { Policy } from '../pipeline/eviction.ts';
 import { ExpertLayout, type LayerSource } from '../pipeline/expert-layout.ts';
 import { FetchQueue, type FetchQueueHandle } from '../pipeline/fetch-queue.ts';
-import {
-  END_OF_TOKENS,
-  HINT_EXPERT,
-  HINT_LAYER,
-  ROUTE_COUNT,
-  ROUTE_IDS,
-  ROUTE_LAYER,
-  ROUTE_POSITION,
-} from '../pipeline/messages.ts';
+import { END_OF_TOKENS, HINT_EXPERT, HINT_LAYER } from '../pipeline/messages.ts';
 import type { ResidentPart } from '../pipeline/residents.ts';
 import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
 import { placeSlots, Slab, type SlabShape } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
-import { type ExpertCounters, ExpertScheduler, newCounters } from './expert-scheduler.ts';
-import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
+import { TRACE } from '../pipeline/trace.ts';
+import type { ExpertCounters } from './expert-counters.ts';
+import { ExpertScheduler } from './expert-scheduler.ts';
+import { type ControllerReport, PrefetchController } from './prefetch-controller.ts';
+import { RouteNotes, RouteTrace } from './route-notes.ts';
+import { BEAT_MILLIS, type StageLogic, serveStage, trace } from './stage.ts';
 import { changedVector, F32_ID } from './vector-change.ts';
 
 /** A dense tensor in memory. */
@@ -58,8 +54,10 @@ export interface ComputeSetup {
   readonly prompt: RingHandle;
   readonly tokens: RingHandle;
   readonly logits: RingHandle;
-  readonly routes: RingHandle;
-  readonly hints: RingHandle;
+  /** To and from the predictor, when there is one. */
+  readonly routes: RingHandle | undefined;
+  readonly streams: RingHandle | undefined;
+  readonly hints: RingHandle | undefined;
   /** (logits ring slots, vocabulary) */
   readonly logitsBuffer: Float32Array<SharedArrayBuffer>;
   readonly segments: readonly Uint8Array<SharedArrayBuffer>[];
@@ -75,7 +73,9 @@ export interface ComputeSetup {
   readonly fileSizeBytes: readonly number[];
   readonly split: number;
   readonly readTimeoutMillis: number;
-  readonly prefetch: boolean;
+  /** Whether the number of hints that are read is fixed or found by measuring, and what it is at most. */
+  readonly prefetch: 'auto' | 'fixed';
+  readonly prefetchMost: number;
 }
 
 export interface ComputeRun {
@@ -86,9 +86,14 @@ export interface ComputeRun {
   readonly decode: boolean;
   /** (positions, layers, top-k): where to note the selected experts, if the caller wants them. */
   readonly routing?: Int32Array<SharedArrayBuffer>;
+  /** Where every choice of the routers goes, if it is recorded; compute waits while this ring is full. */
+  readonly trace?: RingHandle;
 }
 
+/** What the compute stage did in one run; the times are from its own clock and include its waits. */
 export interface ComputeTotals extends ExpertCounters {
+  /** What the prefetch controller decided, and why. */
+  readonly controller: ControllerReport;
   readonly promptTokens: number;
   readonly decodedTokens: number;
   readonly promptMicros: number;
@@ -119,15 +124,20 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
   }
 
   run(request: ComputeRun): ComputeTotals {
-    const run = new Run(this.setup, request);
-    this.scheduler.counters = newCounters();
+    const run = new Run(this.setup, request, this.backend);
+    this.scheduler.beginRun();
+    this.scheduler.takeHints = () => this.acceptHints(run);
     this.backend.resetSequence(SEQUENCE);
+    trace.beginLaps();
+    trace.markLap(TRACE.runBegin, 0, request.promptTokens, 0, 0);
     const beganMillis = performance.now();
     const promptDone = this.prefill(run);
     const promptMillis = performance.now();
     if (promptDone && request.decode) this.decode(run);
+    trace.markLap(TRACE.runEnd, 0, run.position, 0, 0);
     return {
       ...this.scheduler.counters,
+      controller: this.scheduler.controller.report(),
       promptTokens: Math.min(run.position, request.promptTokens),
       decodedTokens: Math.max(0, run.position - request.promptTokens),
       promptMicros: (promptMillis - beganMillis) * 1000,
@@ -172,8 +182,11 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       firstSegment: setup.firstSlabSegment,
       layout: new ExpertLayout(setup.layerSources, setup.fileSizeBytes, setup.split),
       queue: new FetchQueue(setup.queue, (wakeFd) => io.signalWakeFd(wakeFd)),
+      trace,
       tickets: new Tickets(setup.tickets),
       control: this.control,
+      controller: new PrefetchController(setup.prefetch, setup.prefetchMost),
+      layers: setup.backend.layers,
       experts: setup.backend.experts,
       expertsPerToken: setup.backend.expertsPerToken,
       readTimeoutMillis: setup.readTimeoutMillis,
@@ -194,6 +207,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
         if (token === STOPPED) return false;
         this.setRow(row, token, run.position + row);
       }
+      trace.lap(TRACE.waitPrompt, 0, 0, 0, 0);
       const last = run.position + wanted === run.request.promptTokens;
       const firstLogits = run.request.logits === 'all' ? 0 : last ? wanted - 1 : wanted;
       if (!this.step(run, wanted, firstLogits)) return false;
@@ -204,6 +218,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
   private decode(run: Run): void {
     for (;;) {
       const token = run.nextSampledToken(this.control);
+      trace.lap(TRACE.waitToken, 0, token, 0, 0);
       if (token === STOPPED || token === END_OF_TOKENS) return;
       this.setRow(0, token, run.position);
       if (!this.step(run, 1, 0)) return;
@@ -218,23 +233,35 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.control.beat('compute');
       if (this.control.stopping) return false;
       this.backend.mix(layer);
-      run.noteRoutes(layer, this.ids, rowCount);
+      trace.lap(TRACE.mix, layer, rowCount, 0, 0);
+      if (!run.noteRoutes(layer, this.ids, this.weights, rowCount, this.control)) return false;
       if (!this.scheduler.runLayer(layer, this.ids, rowCount * expertsPerToken)) return false;
       this.backend.combine(layer);
+      trace.lap(TRACE.combine, layer, 0, 0, 0);
       this.acceptHints(run);
+      trace.lap(TRACE.hints, layer, 0, 0, 0);
     }
     run.position += rowCount;
-    return this.sendLogits(run, firstLogits, rowCount);
+    const sent = this.sendLogits(run, firstLogits, rowCount);
+    trace.markLap(
+      TRACE.stepEnd,
+      0,
+      run.position - rowCount,
+      rowCount,
+      run.position > run.request.promptTokens ? 1 : 0,
+    );
+    return sent;
   }
 
-  private acceptHints(run: Run): void {
+  private acceptHints({ hints }: Run): void {
+    if (hints === undefined) return;
     for (;;) {
-      const slot = run.hints.tryPeek();
+      const slot = hints.tryPeek();
       if (slot === EMPTY) return;
-      const layer = run.hints.words[slot + HINT_LAYER]!;
-      const expert = run.hints.words[slot + HINT_EXPERT]!;
-      run.hints.release();
-      if (this.setup.prefetch) this.scheduler.prefetch(layer, expert);
+      const layer = hints.words[slot + HINT_LAYER]!;
+      const expert = hints.words[slot + HINT_EXPERT]!;
+      hints.release();
+      this.scheduler.prefetch(layer, expert);
     }
   }
 
@@ -244,6 +271,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.control.beat('compute');
       if (slot === STOPPED) return false;
       if (slot === TIMED_OUT) continue;
+      trace.lap(TRACE.waitLogits, 0, 0, 0, 0);
       const count = run.logits.contiguous(rowCount - row);
       this.backend.logits(row, count, run.logits.slotNumber(slot));
       for (let sent = 0; sent < count; sent++) {
@@ -252,6 +280,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
         run.logits.words[at] = run.position - rowCount + row + sent;
         run.logits.commit();
       }
+      trace.lap(TRACE.logits, 0, count, 0, 0);
       row += count;
     }
     return true;
@@ -269,23 +298,25 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
 class Run {
   readonly request: ComputeRun;
   readonly logits: SpscRing;
-  readonly hints: SpscRing;
+  readonly hints: SpscRing | undefined;
   position = 0;
   private readonly setup: ComputeSetup;
   private readonly prompt: SpscRing;
   private readonly tokens: SpscRing;
-  private readonly routes: SpscRing;
+  private readonly routes: RouteNotes | undefined;
+  private readonly trace: RouteTrace | undefined;
   private promptSlot = EMPTY;
   private promptAt = 0;
 
-  constructor(setup: ComputeSetup, request: ComputeRun) {
+  constructor(setup: ComputeSetup, request: ComputeRun, backend: Backend) {
     this.setup = setup;
     this.request = request;
     this.prompt = new SpscRing(setup.prompt);
     this.tokens = new SpscRing(setup.tokens);
     this.logits = new SpscRing(setup.logits);
-    this.routes = new SpscRing(setup.routes);
-    this.hints = new SpscRing(setup.hints);
+    this.hints = setup.hints && new SpscRing(setup.hints);
+    this.routes = setup.routes && new RouteNotes(setup.routes, setup.streams, setup.backend, backend);
+    this.trace = request.trace && new RouteTrace(request.trace, setup.backend.expertsPerToken);
   }
 
   /** The next id of the prompt, or STOPPED. */
@@ -318,20 +349,22 @@ class Run {
     }
   }
 
-  /** Tells the predictor about the last row, and the caller, if it asked, about all. */
-  noteRoutes(layer: number, ids: Int32Array, rowCount: number): void {
+  /** Tells whoever wants to know: predictor, recorder, caller. False when the pipeline is stopping. */
+  noteRoutes(
+    layer: number,
+    ids: Int32Array,
+    weights: Float32Array,
+    rowCount: number,
+    control: ControlBlock,
+  ): boolean {
+    this.routes?.note(layer, ids, rowCount);
+    if (this.trace && !this.trace.note(this.position, layer, ids, weights, rowCount, control)) return false;
+    this.copyRoutes(layer, ids, rowCount);
+    return true;
+  }
+
+  private copyRoutes(layer: number, ids: Int32Array, rowCount: number): void {
     const { expertsPerToken, layers } = this.setup.backend;
-    const slot = this.routes.tryReserve();
-    if (slot !== EMPTY) {
-      const { words } = this.routes;
-      words[slot + ROUTE_POSITION] = this.position + rowCount - 1;
-      words[slot + ROUTE_LAYER] = layer;
-      words[slot + ROUTE_COUNT] = expertsPerToken;
-      const first = (rowCount - 1) * expertsPerToken;
-      for (let index = 0; index < expertsPerToken; index++)
-        words[slot + ROUTE_IDS + index] = ids[first + index]!;
-      this.routes.commit();
-    }
     const { routing } = this.request;
     if (routing === undefined) return;
     for (let row = 0; row < rowCount; row++) {

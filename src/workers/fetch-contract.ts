@@ -1,6 +1,7 @@
 /** What every read engine is given, does and reports, whichever way it reads. */
 import type { FetchQueueHandle, ReadRequest } from '../pipeline/fetch-queue.ts';
 import { FAILURE_SHORT, FAILURE_SYSTEM, type Tickets } from '../pipeline/tickets.ts';
+import type { Observation } from '../pipeline/trace.ts';
 
 export interface FetchSetup {
   readonly control: Int32Array<SharedArrayBuffer>;
@@ -9,6 +10,7 @@ export interface FetchSetup {
   /** Open file descriptors by file index; they belong to the engine. */
   readonly fds: readonly number[];
   readonly segments: readonly Uint8Array<SharedArrayBuffer>[];
+  readonly observation?: Observation;
 }
 
 /** What one reader thread did in its life. */

@@ -13,6 +13,8 @@ import { ControlBlock } from '../pipeline/control.ts';
 import { emptyRequest, FetchQueue, type ReadRequest } from '../pipeline/fetch-queue.ts';
 import { roundDown } from '../pipeline/memory.ts';
 import { Tickets } from '../pipeline/tickets.ts';
+import { TRACE, Tracer } from '../pipeline/trace.ts';
+import { endCpuProfile, startCpuProfile } from './cpu-profile.ts';
 import { type FetchSetup, type FetchTotals, recordShortfall } from './fetch-contract.ts';
 
 /** The thread must come back from the kernel this often, so that it can be ended. */
@@ -39,6 +41,7 @@ class UringLoop {
   private readonly queue: FetchQueue;
   private readonly tickets: Tickets;
   private readonly ring: UringReader;
+  private readonly trace: Tracer;
   private readonly flights: Flight[];
   private readonly free: number[];
   private readonly completions: Int32Array;
@@ -51,6 +54,7 @@ class UringLoop {
     this.control = new ControlBlock(setup.control);
     this.queue = new FetchQueue(setup.queue);
     this.tickets = new Tickets(setup.tickets);
+    this.trace = new Tracer(setup.observation?.trace);
     const depth = this.queue.mostUnderWay;
     this.ring = new io.UringReader(depth, setup.fds, setup.segments, setup.queue.wakeFd);
     this.flights = Array.from({ length: depth }, () => ({
@@ -86,7 +90,7 @@ class UringLoop {
   private begin(): void {
     const { request } = this;
     if (!this.tickets.claim(request.ticket, request.claim)) {
-      this.queue.finish();
+      this.queue.finish(request);
       return;
     }
     const id = this.free.pop()!;
@@ -147,15 +151,24 @@ class UringLoop {
     if (flight.reachedBytes < request.requiredBytes) {
       recordShortfall(this.tickets, request, result < 0 ? result : flight.reachedBytes);
     }
+    this.trace.span(
+      TRACE.read,
+      flight.beganMillis,
+      request.ticket,
+      result < 0 ? result : flight.reachedBytes,
+      request.file,
+    );
     this.tickets.completeChunk(request.ticket);
     this.reads++;
     this.bytesRead += flight.reachedBytes;
     this.readMillis += performance.now() - flight.beganMillis;
     this.free.push(id);
-    this.queue.finish();
+    this.queue.finish(request);
   }
 }
 
 export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
-  return new UringLoop(setup, loadIo()).run();
+  const profile = startCpuProfile(setup.observation?.cpuProfile);
+  const totals = new UringLoop(setup, loadIo()).run();
+  return { ...totals, notice: endCpuProfile(profile) ?? totals.notice };
 }

@@ -9,6 +9,8 @@ import { loadIo } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
 import { emptyRequest, FetchQueue } from '../pipeline/fetch-queue.ts';
 import { Tickets } from '../pipeline/tickets.ts';
+import { TRACE, Tracer } from '../pipeline/trace.ts';
+import { endCpuProfile, startCpuProfile } from './cpu-profile.ts';
 import { type FetchSetup, type FetchTotals, recordShortfall } from './fetch-contract.ts';
 
 export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
@@ -16,6 +18,8 @@ export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
   const control = new ControlBlock(setup.control);
   const queue = new FetchQueue(setup.queue);
   const tickets = new Tickets(setup.tickets);
+  const trace = new Tracer(setup.observation?.trace);
+  const profile = startCpuProfile(setup.observation?.cpuProfile);
   const request = emptyRequest();
   let reads = 0;
   let bytesRead = 0;
@@ -32,12 +36,13 @@ export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
         intoBytes,
       );
       readMillis += performance.now() - beganMillis;
+      trace.span(TRACE.read, beganMillis, ticket, result, file);
       if (result < requiredBytes) recordShortfall(tickets, request, result);
       tickets.completeChunk(ticket);
       reads++;
       bytesRead += Math.max(0, result);
     }
-    queue.finish();
+    queue.finish(request);
   }
-  return { reads, bytesRead, readMicros: readMillis * 1000, notice: undefined };
+  return { reads, bytesRead, readMicros: readMillis * 1000, notice: endCpuProfile(profile) };
 }

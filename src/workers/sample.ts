@@ -20,9 +20,10 @@ import {
   TEXT_VALUE,
 } from '../pipeline/messages.ts';
 import { type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
+import { TRACE } from '../pipeline/trace.ts';
 import { TOKEN_ENDS, TOKEN_SILENT, type VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import { Sampler, type SamplingParams } from './sampler.ts';
-import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
+import { BEAT_MILLIS, type StageLogic, serveStage, trace } from './stage.ts';
 import { TextGate } from './text-gate.ts';
 
 export interface SampleSetup {
@@ -96,16 +97,21 @@ class SampleLoop {
   run(): SampleTotals {
     let sampledTokens = 0;
     let sampleMillis = 0;
+    trace.beginLaps();
     for (;;) {
       const slot = this.wait(this.logits, 'filled');
       if (slot === STOPPED) break;
+      trace.lap(TRACE.waitRow, 0, 0, 0, 0);
       const beganMillis = performance.now();
       const token = this.sampler.sample(this.rowOf(slot));
       this.logits.release();
       this.sampler.accept(token);
       sampledTokens++;
       sampleMillis += performance.now() - beganMillis;
-      if (!this.deliver(token, sampledTokens)) break;
+      trace.lap(TRACE.sample, 0, token, 0, 0);
+      const goesOn = this.deliver(token, sampledTokens);
+      trace.lap(TRACE.deliver, 0, token, 0, 0);
+      if (!goesOn) break;
     }
     return { sampledTokens, sampleMicros: sampleMillis * 1000 };
   }

@@ -5,10 +5,12 @@
  * return: a loop over rings that answers nobody until the run is over or the stop word is set. So calls are few: set
  * up, run, close. Errors cross as data, because structured cloning drops their codes.
  */
-import { parentPort } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 import * as Comlink from 'comlink';
 import nodeEndpoint from 'comlink/dist/esm/node-adapter.mjs';
 import { invariant, toWire, type WireError } from '../errors.ts';
+import { type Observation, Tracer } from '../pipeline/trace.ts';
+import { startCpuProfile } from './cpu-profile.ts';
 
 export type Outcome<T> =
   | { readonly ok: true; readonly value: T }
@@ -28,6 +30,11 @@ export interface StageLogic<Setup, Run, Result> {
   close(): void;
 }
 
+const observation = workerData as Observation | null;
+
+/** What this thread writes its events with. */
+export const trace = new Tracer(observation?.trace);
+
 function attempt<T>(work: () => T): Outcome<T> {
   try {
     return { ok: true, value: work() };
@@ -38,10 +45,15 @@ function attempt<T>(work: () => T): Outcome<T> {
 
 export function serveStage<Setup, Run, Result>(stage: StageLogic<Setup, Run, Result>): void {
   invariant(parentPort !== null, 'a stage runs in a worker thread');
+  const profile = startCpuProfile(observation?.cpuProfile);
   const api: StageApi<Setup, Run, Result> = {
     setUp: (setup) => attempt(() => stage.setUp(setup)),
     run: (request) => attempt(() => stage.run(request)),
-    close: () => attempt(() => stage.close()),
+    close: () =>
+      attempt(() => {
+        stage.close();
+        profile?.write();
+      }),
   };
   Comlink.expose(api, nodeEndpoint(parentPort));
 }
