@@ -124,12 +124,11 @@ export class Engine {
       signal: options.signal,
     };
     return new Generation(parts, this.pipeline, {
-      acquire: async () => {
-        this.acquire();
-        await this.pipeline.setUpSample(() =>
+      acquire: () => this.acquire(),
+      prepare: () =>
+        this.pipeline.setUpSample(() =>
           vocabularyTable(this.model.tokenizer, this.pipeline.config.vocabulary),
-        );
-      },
+        ),
       release: () => {
         this.busy = false;
       },
