@@ -85,8 +85,8 @@ export class Engine {
 
   /** The token ids that `generate` would start from. */
   promptIds(prompt: Prompt, system?: string): number[] {
-    const { tokenizer } = this.model;
     if (typeof prompt === 'object' && 'ids' in prompt) return [...prompt.ids];
+    const { tokenizer } = this.model;
     if (typeof prompt === 'object' && 'raw' in prompt)
       return tokenizer.encode(prompt.raw, { parseSpecial: true });
     const messages = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : [...prompt.messages];
