@@ -21,8 +21,10 @@ export interface IoAddon {
   readAt(fd: number, fileOffset: number, byteLength: number, into: Uint8Array, intoOffset: number): number;
   /** The alignment that direct reads of this file need, in bytes, or 0 when the system does not say. */
   directAlignment(fd: number): number;
-  /** Asks for huge pages and touches every page, so that no read meets untouched memory. Returns bytes in huge pages or -1. */
-  prefault(view: Uint8Array): number;
+  /** Asks for huge pages and touches every page, so that no read meets untouched memory. */
+  prefault(view: Uint8Array): void;
+  /** Bytes of the memory that lie in huge pages, or -1 where the system does not tell. Slow: reads the whole memory map. */
+  hugePageBytes(view: Uint8Array): number;
   /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
   lock(view: Uint8Array): void;
   /** The name of an errno value, such as `EIO`. */

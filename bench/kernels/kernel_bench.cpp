@@ -17,6 +17,7 @@
 
 #include "../../native/cpu/matmul.h"
 #include "../../native/cpu/memory.h"
+#include "../../test/native/random_blocks.h"
 
 namespace {
 
@@ -40,44 +41,6 @@ double time_of(const Work& work) {
 double median(std::vector<double> times) {
   std::ranges::sort(times);
   return times[times.size() / 2];
-}
-
-// Random bits are valid codes; only the half floats must be numbers. These are where they stand.
-std::vector<std::size_t> half_floats(TensorType type) {
-  switch (type) {
-    case TensorType::Q4_1:
-    case TensorType::Q5_1:
-    case TensorType::Q4_K:
-    case TensorType::Q5_K: return {0, 2};
-    case TensorType::Q2_K: return {80, 82};
-    case TensorType::Q3_K: return {108};
-    case TensorType::Q6_K: return {208};
-    case TensorType::F32: return {2};
-    case TensorType::MXFP4: return {};
-    default: return {0};
-  }
-}
-
-void fill(std::span<std::uint8_t> bytes, TensorType type) {
-  std::uint64_t state = 1;
-  for (std::size_t i = 0; i + 8 <= bytes.size(); i += 8) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    const std::uint64_t word = state ^ (state >> 33);
-    std::memcpy(bytes.data() + i, &word, sizeof word);
-  }
-  if (is_affine(type)) {
-    const std::size_t rows = bytes.size() / joined_bytes(type, kCols, 1);
-    for (std::size_t at = rows * row_bytes(type, kCols); at + 2 <= bytes.size(); at += 2) {
-      const std::uint16_t bfloat = 0x3c01;
-      std::memcpy(bytes.data() + at, &bfloat, sizeof bfloat);
-    }
-    return;
-  }
-  const std::size_t block = traits_of(type).block_bytes;
-  const std::uint16_t half = 0x2c01;
-  for (std::size_t at = 0; at + block <= bytes.size(); at += block) {
-    for (const std::size_t field : half_floats(type)) std::memcpy(bytes.data() + at + field, &half, sizeof half);
-  }
 }
 
 // Adds up all words, in as many sums as hide the latency of an addition; the result keeps the reads in the program.
@@ -108,7 +71,7 @@ struct Setting {
 };
 
 void measure(const Setting& setting, const TypeTraits& type, std::span<std::uint8_t> bytes) {
-  fill(bytes, type.type);
+  moestream::test::fill_blocks(bytes, type, 1);
   const std::size_t rows = bytes.size() / joined_bytes(type.type, kCols, 1);
   std::vector<float> values(setting.inputs * kCols);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 31) - 15.0f;

@@ -39,7 +39,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(avx512_flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni -mgfni -mf16c -mbmi2
       -Wno-maybe-uninitialized)
   add_with_flags(native/cpu/vector_kernels_avx2.cpp "-mavx2;-mf16c")
-  add_with_flags(native/cpu/vector_kernels_avx512.cpp "-mavx512f;-mf16c")
+  add_with_flags(native/cpu/vector_kernels_avx512.cpp "-mavx512f;-mf16c;-Wno-maybe-uninitialized")
   add_with_flags(native/cpu/fast/avx2.cpp "-mavx2;-mf16c")
   add_with_flags(native/cpu/fast/avx512.cpp "${avx512_flags}")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")

@@ -61,14 +61,16 @@ Napi::Value direct_alignment(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), direct_alignment_bytes(fd_argument(info, 0)));
 }
 
-Napi::Value prefault_view(const Napi::CallbackInfo& info) {
-  const auto view = view_argument(info, 0);
+void prefault_view(const Napi::CallbackInfo& info) {
   try {
-    prefault(view);
+    prefault(view_argument(info, 0));
   } catch (const std::system_error& error) {
     throw system_failure(info.Env(), error);
   }
-  return Napi::Number::New(info.Env(), static_cast<double>(huge_page_bytes(view)));
+}
+
+Napi::Value huge_page_bytes_of_view(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(huge_page_bytes(view_argument(info, 0))));
 }
 
 void lock_view(const Napi::CallbackInfo& info) {
@@ -101,6 +103,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("readAt", Napi::Function::New<read>(env, "readAt"));
   exports.Set("directAlignment", Napi::Function::New<direct_alignment>(env, "directAlignment"));
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
+  exports.Set("hugePageBytes", Napi::Function::New<huge_page_bytes_of_view>(env, "hugePageBytes"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
   moestream::io::export_uring(env, exports);

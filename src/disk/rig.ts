@@ -138,7 +138,8 @@ export class Rig {
     this.places = places;
     this.segments = segmentBytes.map(allocateShared);
     this.slabBytes = segmentBytes.reduce((sum, bytes) => sum + bytes, 0);
-    const huge = this.segments.map((segment) => io.prefault(segment));
+    for (const segment of this.segments) io.prefault(segment);
+    const huge = this.segments.map((segment) => io.hugePageBytes(segment));
     this.hugePageBytes = huge.some((bytes) => bytes < 0) ? -1 : huge.reduce((sum, bytes) => sum + bytes, 0);
     this.deck = Int32Array.from({ length: workload.experts }, (_, expert) => expert);
     this.arrived = new Float64Array(this.expertsPerLayer);

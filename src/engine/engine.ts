@@ -114,8 +114,8 @@ export class Engine {
 
   /** The token ids that `generate` would start from. */
   promptIds(prompt: Prompt, system?: string): number[] {
-    const { tokenizer } = this.model;
     if (typeof prompt === 'object' && 'ids' in prompt) return [...prompt.ids];
+    const { tokenizer } = this.model;
     if (typeof prompt === 'object' && 'raw' in prompt)
       return tokenizer.encode(prompt.raw, { parseSpecial: true });
     const messages = typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : [...prompt.messages];
@@ -157,12 +157,11 @@ export class Engine {
           : { path: options.traceRouting, header: traceHeaderOf(this.model, ids.length) },
     };
     return new Generation(parts, this.pipeline, {
-      acquire: async () => {
-        this.acquire();
-        await this.pipeline.setUpSample(() =>
+      acquire: () => this.acquire(),
+      prepare: () =>
+        this.pipeline.setUpSample(() =>
           vocabularyTable(this.model.tokenizer, this.pipeline.config.vocabulary),
-        );
-      },
+        ),
       release: () => {
         this.busy = false;
       },

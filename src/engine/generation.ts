@@ -75,7 +75,10 @@ export interface GenerationParts {
 
 /** How a generation takes the engine and gives it back. */
 export interface EngineLease {
-  acquire(): Promise<void>;
+  /** Throws when the engine is not to be had; then there is nothing to give back. */
+  acquire(): void;
+  /** What a generation needs of the engine besides a run: the vocabulary. Only while the lease is held. */
+  prepare(): Promise<void>;
   release(): void;
 }
 
@@ -109,8 +112,9 @@ export class Generation implements AsyncIterable<Piece> {
   async *[Symbol.asyncIterator](): AsyncGenerator<Piece, void, undefined> {
     if (this.begun) throw new MoestreamError('ENGINE_STATE', 'a generation can be iterated only once');
     this.begun = true;
-    await this.lease.acquire();
+    this.lease.acquire();
     try {
+      await this.lease.prepare();
       yield* this.pieces();
     } finally {
       this.lease.release();

@@ -60,6 +60,9 @@ export interface SchedulerParts {
   readonly readError: (failure: ReadFailure, layer: number, expert: number) => MoestreamError;
 }
 
+/** Experts that are computed before the queue is filled up again: 8 take less time than reading what it holds. */
+const COMPUTED_AT_ONCE = 8;
+
 export class ExpertScheduler {
   readonly controller: PrefetchController;
   /** Called where hints may be taken: between experts, while their reads are under way. */
@@ -275,12 +278,12 @@ export class ExpertScheduler {
     return bytes;
   }
 
-  /** Issues the reads of missing experts as far as slots go. False when the pipeline is stopping. */
+  /** Issues the reads of missing experts as far as slots and the queue go. False when the pipeline is stopping. */
   private admitMissing(layer: number): boolean {
     const { slab } = this.parts;
     for (; this.nextMiss < this.wantedCount; this.nextMiss++) {
       if (this.slotOf[this.nextMiss] !== NONE || this.done[this.nextMiss] === 1) continue;
-      if (!slab.canAdmit(layer)) return true;
+      if (!slab.canAdmit(layer) || this.queueIsFull(layer, this.wanted[this.nextMiss]!)) return true;
       const slot = this.issue(layer, this.wanted[this.nextMiss]!, LANE_DEMAND);
       if (slot === NONE) return false;
       slab.pin(slot);
@@ -288,6 +291,18 @@ export class ExpertScheduler {
       this.counters.misses++;
     }
     return true;
+  }
+
+  /**
+   * Whether to compute instead of waiting for room in the queue. A prefill chunk may miss 400 experts where the queue
+   * holds 170: waiting here would leave the processor idle while the first 230 are read. Without a read under way
+   * there is nothing to come back for, so then it waits.
+   */
+  private queueIsFull(layer: number, expert: number): boolean {
+    const { queue, layout } = this.parts;
+    if (this.loadingCount === 0) return false;
+    layout.chunksOf(layer, expert, this.chunks);
+    return queue.waiting(LANE_DEMAND) + this.chunks.count > queue.slots;
   }
 
   /** Admits an expert and queues its chunks. NONE when the pipeline stops before all of them are queued. */
@@ -344,12 +359,13 @@ export class ExpertScheduler {
     return true;
   }
 
-  /** Computes every wanted expert whose bytes are here; returns how many. */
+  /** Computes wanted experts whose bytes are here, a few at a time while others wait for a slot; returns how many. */
   private computeReady(layer: number): number {
     const { trace } = this;
     const { backend, slab, places, layout } = this.parts;
     let computed = 0;
     for (let index = 0; index < this.wantedCount; index++) {
+      if (computed === COMPUTED_AT_ONCE && this.nextMiss < this.wantedCount) return computed;
       const slot = this.slotOf[index]!;
       if (slot === NONE || slab.stateOf(slot) !== SLOT_READY) continue;
       const expert = this.wanted[index]!;

@@ -32,6 +32,8 @@ const MATRIX_BYTES = [
 interface Rig {
   readonly scheduler: ExpertScheduler;
   readonly computed: { layer: number; expert: number }[];
+  /** Layers whose shared expert has run. */
+  readonly shared: number[];
   end(): Promise<{ bytesRead: number }>;
 }
 
@@ -70,9 +72,13 @@ interface RigOptions {
   readonly policy: Policy;
   readonly direct: boolean;
   readonly queueSlots: number;
+  /** Without readers nothing that is queued is ever read. */
+  readonly readers?: boolean;
+  readonly readTimeoutMillis?: number;
 }
 
-function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: RigOptions): Rig {
+function startRig(options: RigOptions): Rig {
+  const { engine, split, mostUnderWay, policy, direct, queueSlots } = options;
   const io = loadIo();
   const { fd } = io.open(path, direct);
   const wakeFd = engine === 'uring' ? io.createWakeFd() : -1;
@@ -92,17 +98,21 @@ function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: R
   const queue = FetchQueue.create(queueSlots, mostUnderWay, wakeFd, (each) => io.signalWakeFd(each));
   const tickets = Tickets.create(slotCount(shape));
   const readers = new ReaderPool(engine, 4);
-  readers.start({
+  const handles = {
     control: control.words,
     queue: queue.handle(),
     tickets: tickets.words,
     fds: [fd],
     segments,
-  });
+  };
+  if (options.readers ?? true) readers.start(handles);
+  const shared: number[] = [];
   const computed: { layer: number; expert: number }[] = [];
   const scheduler = new ExpertScheduler({
     backend: {
-      shared: () => {},
+      shared: (layer) => {
+        shared.push(layer);
+      },
       expert: (layer, expert, segment, gate, up, down) => {
         computed.push({ layer, expert });
         [gate, up, down].forEach((at, span) => {
@@ -124,12 +134,13 @@ function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: R
     layers: LAYERS,
     experts: EXPERTS,
     expertsPerToken: TOP_K,
-    readTimeoutMillis: 10_000,
+    readTimeoutMillis: options.readTimeoutMillis ?? 10_000,
     readError: (failure, layer, expert) => readError(failure, path, `${layer}/${expert}`, String),
   });
   return {
     scheduler,
     computed,
+    shared,
     end: async () => {
       control.shutDown();
       queue.interrupt();
@@ -182,6 +193,29 @@ describe.each(['threads', 'uring'] as const)('reading with %s', (engine) => {
       ),
       { numRuns: 12 },
     );
+  });
+});
+
+describe('a queue that is shorter than what a layer misses', () => {
+  it('does not keep the processor waiting: the shared expert runs before any read has ended', async () => {
+    const rig = startRig({
+      engine: 'threads',
+      split: 1,
+      mostUnderWay: 1,
+      policy: 'lru',
+      direct: false,
+      queueSlots: 4,
+      readers: false,
+      readTimeoutMillis: 20,
+    });
+    try {
+      expect(() => rig.scheduler.runLayer(0, Int32Array.from([1, 2, 3, 4, 5, 6]), 6)).toThrow(
+        expect.objectContaining({ code: 'READ_TIMEOUT' }),
+      );
+      expect(rig.shared).toEqual([0]);
+    } finally {
+      await rig.end();
+    }
   });
 });
 

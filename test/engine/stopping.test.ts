@@ -1,9 +1,11 @@
 /** Every way a generation can end, and that nothing is left behind. */
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { open } from '../../dist/index.js';
 import { generate, withEngine } from '../support/engine.js';
-import { BUILT_IN_MODEL } from '../support/golden.js';
+import { temporaryFolder } from '../support/folder.js';
+import { BUILT_IN_MODEL, fixture } from '../support/golden.js';
 
 const model = BUILT_IN_MODEL;
 const GREEDY = { temperature: 0 };
@@ -69,6 +71,44 @@ describe('a generation ends', () => {
       }).rejects.toMatchObject({ code: 'ABORTED' });
       expect(pieces).toBeLessThanOrEqual(6);
       expect((await generate(engine, 'tar', { ...GREEDY, maxTokens: 5 })).tokens).toHaveLength(5);
+    });
+  });
+});
+
+describe('an engine', () => {
+  it('is free again after a generation that could not begin', async () => {
+    // A model without a vocabulary: token ids can go in, text cannot come out.
+    const path = join(temporaryFolder(), 'mute.gguf');
+    const bytes = readFileSync(fixture('golden/nano-F32/model.gguf'));
+    bytes.write('x', bytes.indexOf('tokenizer.ggml.tokens'));
+    writeFileSync(path, bytes);
+    await withEngine({ model: path }, async (engine) => {
+      for (let time = 0; time < 2; time++) {
+        await expect(generate(engine, { ids: [1, 2, 3] }, { ...GREEDY, maxTokens: 2 })).rejects.toMatchObject(
+          {
+            code: 'MODEL_INVALID',
+            message: expect.stringContaining('tokenizer'),
+          },
+        );
+      }
+      let rows = 0;
+      await engine.logits([1, 2, 3], () => {
+        rows++;
+      });
+      expect(rows).toBe(3);
+    });
+  });
+
+  it('stays with the generation that has it', async () => {
+    await withEngine({ model }, async (engine) => {
+      const first = engine.generate('tar', { ...GREEDY, maxTokens: 3 })[Symbol.asyncIterator]();
+      await first.next();
+      for (let time = 0; time < 2; time++) {
+        await expect(generate(engine, 'ls', GREEDY)).rejects.toMatchObject({ code: 'ENGINE_STATE' });
+      }
+      expect((await first.next()).done).toBe(false);
+      await first.return?.();
+      expect((await generate(engine, 'tar', { ...GREEDY, maxTokens: 2 })).tokens).toHaveLength(2);
     });
   });
 });

@@ -10,51 +10,18 @@
 #include "../../native/cpu/matmul.h"
 #include "../../native/cpu/memory.h"
 #include "../../native/cpu/vector_kernels.h"
+#include "random_blocks.h"
 
 namespace {
 
 using namespace moestream::cpu;
 
-std::uint64_t next_word(std::uint64_t& state) {
-  state = state * 6364136223846793005u + 1442695040888963407u;
-  return state ^ (state >> 33);
-}
+using moestream::test::next_float;
 
-std::vector<std::size_t> half_floats(TensorType type) {
-  switch (type) {
-    case TensorType::Q4_1:
-    case TensorType::Q5_1:
-    case TensorType::Q4_K:
-    case TensorType::Q5_K: return {0, 2};
-    case TensorType::Q2_K: return {80, 82};
-    case TensorType::Q3_K: return {108};
-    case TensorType::Q6_K: return {208};
-    case TensorType::F32: return {2};
-    case TensorType::MXFP4: return {};
-    default: return {0};
-  }
-}
-
-// Random bits, and half floats that are numbers below 1. The first byte is skipped, so that nothing is aligned.
+// The first byte is skipped, so that nothing is aligned.
 std::vector<std::uint8_t> random_blocks(const TypeTraits& type, std::size_t blocks, std::uint64_t seed) {
   std::vector<std::uint8_t> bytes(blocks * (type.block_bytes + 2 * type.side_bytes) + 1);
-  for (std::uint8_t& each : bytes) each = static_cast<std::uint8_t>(next_word(seed) >> 40);
-  if (is_affine(type.type)) {
-    // Scales and biases behind the codes: bfloat16 numbers below 1 of either sign.
-    for (std::size_t at = 1 + blocks * type.block_bytes; at < bytes.size(); at += 2) {
-      const std::uint64_t word = next_word(seed);
-      const std::uint16_t bfloat = static_cast<std::uint16_t>((word >> 63) << 15 | (0x3b00u + ((word >> 40) & 0xffu)));
-      std::memcpy(bytes.data() + at, &bfloat, sizeof bfloat);
-    }
-    return bytes;
-  }
-  for (std::size_t at = 1; at < bytes.size(); at += type.block_bytes) {
-    for (const std::size_t field : half_floats(type.type)) {
-      const std::uint16_t half = static_cast<std::uint16_t>(0x2800u + (next_word(seed) >> 54));
-      std::memcpy(bytes.data() + at + field, &half, sizeof half);
-    }
-    if (type.type == TensorType::MXFP4) bytes[at] = static_cast<std::uint8_t>(120 + bytes[at] % 8);
-  }
+  moestream::test::fill_blocks(std::span(bytes).subspan(1), type, seed);
   return bytes;
 }
 
@@ -95,9 +62,7 @@ bool check(const TypeTraits& type, std::size_t cols, std::size_t rows, std::size
   std::uint64_t state = cols + rows;
   const auto blocks = random_blocks(type, rows * cols / type.block_values, state);
   Problem problem{joined_matrix(type.type, cols, rows, blocks.data() + 1), std::vector<float>(inputs * cols), {}};
-  for (float& each : problem.values) {
-    each = static_cast<float>(static_cast<std::int32_t>(next_word(state) >> 32)) / 2147483648.0f;
-  }
+  for (float& each : problem.values) each = next_float(state);
   problem.order.resize(inputs);
   std::iota(problem.order.begin(), problem.order.end(), 0u);
   const std::span sets = all_product_kernels();
@@ -122,9 +87,7 @@ std::span<const std::uint8_t> bytes_of(const std::vector<Value>& values) {
 std::uint64_t kv_fingerprint(const VectorKernels& set) {
   Fingerprint sum;
   std::uint64_t state = 5;
-  const auto random = [&state] {
-    return static_cast<float>(static_cast<std::int32_t>(next_word(state) >> 32)) / 2147483648.0f;
-  };
+  const auto random = [&state] { return next_float(state); };
   for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
     const std::size_t odd = type == KvType::kQ8_0 ? 64 : 72;
     for (const std::size_t width : {std::size_t{32}, std::size_t{160}, odd}) {
