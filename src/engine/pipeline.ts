@@ -20,7 +20,7 @@ import type { ResidentPlan } from '../pipeline/residents.ts';
 import { SpscRing } from '../pipeline/ring.ts';
 import { placeSlots, slotCount } from '../pipeline/slab.ts';
 import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
-import { type Observation, Tracer } from '../pipeline/trace.ts';
+import { NO_TRACER, type Observation, type Tracer } from '../pipeline/trace.ts';
 import type { RecordedTrace, TraceRole } from '../pipeline/trace-log.ts';
 import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
@@ -84,11 +84,13 @@ function countersOf(rings: Rings, queue: FetchQueue): Counter[] {
     most: queue.slots,
     now: () => queue.waiting(lane),
   });
-  const underWay = { name: 'reads under way', most: queue.mostUnderWay, now: () => queue.underWay };
+  const underWay = {
+    name: 'reads under way',
+    most: queue.mostUnderWay,
+    now: () => queue.underWay(LANE_DEMAND) + queue.underWay(LANE_PREFETCH),
+  };
   return [...fill, waiting('demand', LANE_DEMAND), waiting('prefetch', LANE_PREFETCH), underWay];
 }
-
-const NO_TRACER = new Tracer(undefined);
 
 export class Pipeline {
   readonly plan: MemoryPlan;
@@ -310,7 +312,8 @@ export class Pipeline {
       fileSizeBytes: this.files.sizeBytes,
       split: settings.split,
       readTimeoutMillis: settings.readTimeoutMillis,
-      prefetch: settings.predict !== 'none',
+      prefetch: 'fixed',
+      prefetchMost: settings.predict === 'none' ? 0 : this.config.expertsPerToken,
     };
   }
 

@@ -225,6 +225,9 @@ export class Tracer {
   }
 }
 
+/** For threads that nobody watches. */
+export const NO_TRACER = new Tracer(undefined);
+
 /** The reading side, for the thread that collects. */
 export class TraceReader {
   private readonly words: Int32Array;

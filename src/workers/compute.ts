@@ -33,7 +33,9 @@ import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipelin
 import { placeSlots, Slab, type SlabShape } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
 import { TRACE } from '../pipeline/trace.ts';
-import { type ExpertCounters, ExpertScheduler, newCounters } from './expert-scheduler.ts';
+import type { ExpertCounters } from './expert-counters.ts';
+import { ExpertScheduler } from './expert-scheduler.ts';
+import { type ControllerReport, PrefetchController } from './prefetch-controller.ts';
 import { BEAT_MILLIS, type StageLogic, serveStage, trace } from './stage.ts';
 
 /** A dense tensor in memory, `segmentBytes` into its segment. */
@@ -73,7 +75,9 @@ export interface ComputeSetup {
   readonly fileSizeBytes: readonly number[];
   readonly split: number;
   readonly readTimeoutMillis: number;
-  readonly prefetch: boolean;
+  /** Whether the number of hints that are read is fixed or found by measuring, and what it is at most. */
+  readonly prefetch: 'auto' | 'fixed';
+  readonly prefetchMost: number;
 }
 
 export interface ComputeRun {
@@ -86,7 +90,10 @@ export interface ComputeRun {
   readonly routing?: Int32Array<SharedArrayBuffer>;
 }
 
+/** What the compute stage did in one run; the times are from its own clock and include its waits. */
 export interface ComputeTotals extends ExpertCounters {
+  /** What the prefetch controller decided, and why. */
+  readonly controller: ControllerReport;
   readonly promptTokens: number;
   readonly decodedTokens: number;
   readonly promptMicros: number;
@@ -118,7 +125,8 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
 
   run(request: ComputeRun): ComputeTotals {
     const run = new Run(this.setup, request);
-    this.scheduler.counters = newCounters();
+    this.scheduler.beginRun();
+    this.scheduler.takeHints = () => this.acceptHints(run);
     this.backend.resetSequence(SEQUENCE);
     trace.beginLaps();
     trace.markLap(TRACE.runBegin, 0, request.promptTokens, 0, 0);
@@ -129,6 +137,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     trace.markLap(TRACE.runEnd, 0, run.position, 0, 0);
     return {
       ...this.scheduler.counters,
+      controller: this.scheduler.controller.report(),
       promptTokens: Math.min(run.position, request.promptTokens),
       decodedTokens: Math.max(0, run.position - request.promptTokens),
       promptMicros: (promptMillis - beganMillis) * 1000,
@@ -172,6 +181,8 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       trace,
       tickets: new Tickets(setup.tickets),
       control: this.control,
+      controller: new PrefetchController(setup.prefetch, setup.prefetchMost),
+      layers: setup.backend.layers,
       experts: setup.backend.experts,
       expertsPerToken: setup.backend.expertsPerToken,
       readTimeoutMillis: setup.readTimeoutMillis,
@@ -245,7 +256,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       const layer = run.hints.words[slot + HINT_LAYER]!;
       const expert = run.hints.words[slot + HINT_EXPERT]!;
       run.hints.release();
-      if (this.setup.prefetch) this.scheduler.prefetch(layer, expert);
+      this.scheduler.prefetch(layer, expert);
     }
   }
 

@@ -90,7 +90,7 @@ class UringLoop {
   private begin(): void {
     const { request } = this;
     if (!this.tickets.claim(request.ticket, request.claim)) {
-      this.queue.finish();
+      this.queue.finish(request);
       return;
     }
     const id = this.free.pop()!;
@@ -163,7 +163,7 @@ class UringLoop {
     this.bytesRead += flight.reachedBytes;
     this.readMillis += performance.now() - flight.beganMillis;
     this.free.push(id);
-    this.queue.finish();
+    this.queue.finish(request);
   }
 }
 
