@@ -77,7 +77,12 @@ async function profile(
   let found: Found;
   try {
     const generation = engine.generate(prompt, generateOptions(flags, interruption.signal));
-    for await (const piece of generation) text += piece.text;
+    const progress = tokenProgress(given, flags.maxTokens ?? DEFAULT_TOKENS);
+    for await (const piece of generation) {
+      text += piece.text;
+      progress.next();
+    }
+    progress.end();
     found = findings(engine, flags.model, generation.result);
   } finally {
     await engine.close();
@@ -88,6 +93,21 @@ async function profile(
   if (flamegraph === undefined) return;
   const pages = await drawFlamegraphs(flamegraph, () => {});
   tell(given, `${pages.length} CPU profiles and flame graphs in ${flamegraph}`);
+}
+
+/** A large model takes seconds a token: the count on a terminal, one sentence behind the prompt elsewhere. */
+function tokenProgress(flags: ProfileFlags, most: number): { next(): void; end(): void } {
+  const isTerminal = process.stderr.isTTY === true && flags.quiet !== true;
+  let tokens = 0;
+  return {
+    next: () => {
+      if (++tokens === 1 && !isTerminal) tell(flags, `the prompt is done, up to ${most} tokens follow`);
+      if (isTerminal) process.stderr.write(`\r${tokens} of up to ${most} tokens\x1b[K`);
+    },
+    end: () => {
+      if (isTerminal) process.stderr.write('\r\x1b[K');
+    },
+  };
 }
 
 interface Found {
