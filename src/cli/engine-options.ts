@@ -9,11 +9,10 @@ import {
   type KvType,
   type OpenOptions,
   PRECISIONS,
-  PREDICTORS,
   type Precision,
-  type Predictor,
 } from '../engine/options.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
+import { PREDICTOR_NAMES } from '../workers/predictors/predictor.ts';
 import { integer, size } from './arguments.ts';
 import { say } from './output.ts';
 
@@ -34,7 +33,9 @@ export interface EngineFlags {
   readonly precision?: Precision;
   readonly kvType?: KvType;
   readonly expertsPerToken?: number;
-  readonly predict?: Predictor;
+  readonly predict?: string;
+  readonly lookahead?: number;
+  readonly predictState?: string;
   readonly quiet?: boolean;
 }
 
@@ -80,9 +81,12 @@ export function addTuningFlags(command: Command): Command {
       ).choices(KV_TYPES),
     )
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
-    .addOption(
-      new Option('--predict <name>', 'which experts to read ahead (default none)').choices(PREDICTORS),
+    .option(
+      '--predict <names>',
+      `who names experts to read ahead: none, auto, or of ${PREDICTOR_NAMES.join(', ')} (default none)`,
     )
+    .option('--lookahead <n>', 'layers to predict ahead (default 1)', integer)
+    .option('--predict-state <file>', 'where the predictor markov keeps what it learned')
     .option('-q, --quiet', 'nothing on stderr but errors');
 }
 

@@ -18,6 +18,9 @@ import {
 } from '../pipeline/messages.ts';
 import { EMPTY } from '../pipeline/ring.ts';
 import { TRACE } from '../pipeline/trace.ts';
+import type { ExpertCounters } from '../workers/expert-counters.ts';
+import type { PredictTotals } from '../workers/predict-contract.ts';
+import type { ControllerReport } from '../workers/prefetch-controller.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
 import type { Pipeline, PipelineRun, RunTotals } from './pipeline.ts';
 import { feedPrompt } from './prompt-feed.ts';
@@ -44,6 +47,11 @@ export interface GenerationStats {
   readonly prefetches: number;
   /** Time in which compute waited for reads. */
   readonly waitMicros: number;
+  /** Every count of the expert cache and its prefetches. */
+  readonly experts: ExpertCounters;
+  /** How many hints were read, and why. */
+  readonly controller: ControllerReport;
+  readonly predictions: PredictTotals;
 }
 
 export interface GenerationResult {
@@ -117,7 +125,7 @@ export class Generation implements AsyncIterable<Piece> {
       while (!active.failed) {
         const message = await stream.next();
         if (message === undefined) continue;
-        pipeline.trace.mark(TRACE.text, 0, message.token ?? -1, 0, 0);
+        pipeline.tracer.mark(TRACE.text, 0, message.token ?? -1, 0, 0);
         if (message.token !== undefined || message.text !== '')
           yield { text: message.text, token: message.token };
         if (message.reason === undefined) continue;
@@ -192,19 +200,23 @@ function perSecond(count: number, micros: number): number {
   return micros > 0 ? (count * 1e6) / micros : 0;
 }
 
-function statsOf({ compute, sample }: RunTotals): GenerationStats {
+function statsOf({ compute, predict, sample }: RunTotals): GenerationStats {
+  const { promptTokens, decodedTokens, promptMicros, decodeMicros, controller, ...experts } = compute;
   return {
-    promptTokens: compute.promptTokens,
+    promptTokens,
     answerTokens: sample?.sampledTokens ?? 0,
-    promptMicros: compute.promptMicros,
-    decodeMicros: compute.decodeMicros,
-    promptTokensPerSecond: perSecond(compute.promptTokens, compute.promptMicros),
-    decodeTokensPerSecond: perSecond(compute.decodedTokens, compute.decodeMicros),
-    bytesRead: compute.bytesRead,
-    expertLookups: compute.lookups,
-    expertHits: compute.hits,
-    hitRate: compute.lookups > 0 ? compute.hits / compute.lookups : 0,
-    prefetches: compute.prefetches,
-    waitMicros: compute.waitMicros,
+    promptMicros,
+    decodeMicros,
+    promptTokensPerSecond: perSecond(promptTokens, promptMicros),
+    decodeTokensPerSecond: perSecond(decodedTokens, decodeMicros),
+    bytesRead: experts.bytesRead,
+    expertLookups: experts.lookups,
+    expertHits: experts.hits,
+    hitRate: experts.lookups > 0 ? experts.hits / experts.lookups : 0,
+    prefetches: experts.prefetches,
+    waitMicros: experts.waitMicros,
+    experts,
+    controller,
+    predictions: predict,
   };
 }

@@ -46,15 +46,19 @@ export class TraceRecorder {
   /** What the main thread writes with. */
   readonly main: Tracer;
   private readonly epochMillis = sharedMillis();
-  private readonly counters: readonly Counter[];
+  private counters: readonly Counter[] = [];
   private readonly followed: Followed[] = [];
   private kept = 0;
   private notKept = 0;
   private timer: NodeJS.Timeout | undefined;
 
-  constructor(counters: readonly Counter[]) {
-    this.counters = counters;
+  constructor() {
     this.main = new Tracer(this.follow('main', 'main'));
+  }
+
+  /** Before the first run. */
+  lookAt(counters: readonly Counter[]): void {
+    this.counters = counters;
   }
 
   /** A ring for one more thread. */

@@ -46,7 +46,7 @@ export const TRACE_KINDS = [
   'wait-row',
   'sample',
   'deliver',
-  /** Predict: waiting for a route; making hints [given]. */
+  /** Predict: waiting for a route; making hints [given so far]. */
   'wait-route',
   'predict',
   /** Main: a text message has come [token or -1]; a counter was looked at [which, value]. */

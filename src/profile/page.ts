@@ -8,7 +8,7 @@ import type { Distribution, DistributionFigures } from './distribution.ts';
 import type { PhaseFigures, ProfileFigures } from './figures.ts';
 import { PART_LABELS, PARTS, type Part } from './parts.ts';
 import type { PhaseProfile, RunProfile, Step } from './profile.ts';
-import { digits } from './text.ts';
+import { digits, prefetchRows } from './text.ts';
 import { depthChart, throughputChart } from './timelines.ts';
 import { waterfallOf } from './waterfall.ts';
 
@@ -31,6 +31,7 @@ export function profilePage(figures: ProfileFigures, profile: RunProfile, trace:
     byLayer('Layers of the answer', answer),
     byLayer('Layers of the prompt', prompt),
     disk(figures, profile),
+    readAhead(figures),
     stageTables(figures),
     ringTable(figures),
   ];
@@ -300,6 +301,12 @@ function disk(figures: ProfileFigures, profile: RunProfile): Section {
           ]),
     ],
   };
+}
+
+function readAhead(figures: ProfileFigures): Section {
+  const rows = prefetchRows(figures).map(([what, value]) => [what.trim(), value]);
+  const columns = [{ label: 'what' }, { label: 'how much', align: 'right' as const }];
+  return { title: 'Reading ahead', blocks: rows.length === 0 ? [] : [{ kind: 'table', columns, rows }] };
 }
 
 function stageTables(figures: ProfileFigures): Section {

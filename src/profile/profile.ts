@@ -113,7 +113,9 @@ export function profileOf(trace: RecordedTrace): RunProfile {
   const phase = (name: 'prompt' | 'answer', from: number, to: number): PhaseProfile => {
     const own = walk[name];
     addOther(own, sample, [TRACE.sample, TRACE.deliver], from, to);
-    addOther(own, logOf(trace, 'predict'), [TRACE.predict], from, to);
+    for (const { role, log } of trace.threads) {
+      if (role === 'predict') addOther(own, log, [TRACE.predict], from, to);
+    }
     const ownReads = reads.filter((read) => read.beginMillis >= from && read.beginMillis < to);
     addReads(own, ownReads);
     const tokens = own.steps.reduce((sum, step) => sum + step.rows, 0);

@@ -110,10 +110,27 @@ function occupancy(figures: ProfileFigures): string {
   return lines(rows, [22, 8, 10, 8]);
 }
 
-function prefetch({ result }: ProfileFigures): string {
-  const { stats } = result;
-  if (stats.prefetches === 0) return '';
-  return `prefetches ${stats.prefetches}\n`;
+/** What became of what was read ahead, and of the hints that were not followed. */
+export function prefetchRows({ result }: ProfileFigures): readonly (readonly [string, string])[] {
+  const { experts, predictions } = result.stats;
+  if (experts.hints === 0 && predictions.hintsGiven === 0) return [];
+  return [
+    ['prefetches', String(experts.prefetches)],
+    ['  useful', formatBytes(experts.usefulPrefetchBytes)],
+    ['  late', formatBytes(experts.latePrefetchBytes)],
+    ['  wasted', formatBytes(experts.wastedPrefetchBytes)],
+    ['  evicted for them, read again', formatBytes(experts.displacedBytes)],
+    ['hints', String(experts.hints)],
+    ['  already here', String(experts.hintsPresent)],
+    ['  too late', String(experts.hintsStale)],
+    ['  over the limit', String(experts.hintsOverLimit)],
+    ['  no room', String(experts.hintsNoRoom)],
+  ];
+}
+
+function prefetch(figures: ProfileFigures): string {
+  const rows = prefetchRows(figures);
+  return rows.length === 0 ? '' : lines([['read ahead', ''], ...rows], [36, 14]);
 }
 
 /** The whole report. */

@@ -25,7 +25,7 @@ describe('profile', () => {
   beforeAll(async () => {
     const into = folder();
     [trace, page] = [join(into, 'trace.json'), join(into, 'page.html')];
-    run = await profile('--trace', trace, '--html', page);
+    run = await profile('--trace', trace, '--html', page, '--predict', 'temporal');
   });
 
   it('prints a table that fits 60 columns and has no escapes', () => {
@@ -130,6 +130,8 @@ describe('profile --flamegraph', () => {
       'threads',
       '--readers',
       '2',
+      '--predict',
+      'temporal',
     );
     expect([code, stderr]).toEqual([0, expect.stringContaining('CPU profiles')]);
     const names = ['compute', 'predict', 'reader-1', 'reader-2', 'sample'];
