@@ -69,8 +69,9 @@ th small{font-weight:400}
   background:repeating-linear-gradient(90deg,var(--line) 0 1px,transparent 1px var(--step))}
 .waterfall i{position:absolute;top:2px;bottom:2px;min-width:.5px}
 .waterfall .axis>span{position:relative;flex:1;height:16px;color:var(--soft)}
-.waterfall .axis>span span{position:absolute;transform:translateX(-50%)}
+.waterfall .axis>span span{position:absolute;transform:translateX(-50%);white-space:nowrap}
 .waterfall .axis>span span:first-child{transform:none}
+.waterfall .axis>span span.edge{transform:translateX(-100%)}
 ${TONES.map((tone) => `i.${tone}{background:var(--${tone})}`).join('')}
 i{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .chart{min-height:300px}
