@@ -1,9 +1,9 @@
 /**
  * Collects the events of all threads on the main one, and looks at how full rings and queue are.
  *
- * Every few milliseconds of a run it empties the threads' rings into logs. Bounded: at EVENTS_MAX events (128 MB) it keeps
- * emptying and stops keeping, and says how many were left out. Rings are sized for a tenth of a second of the busiest
- * thread; what a late collector loses is counted by its writer.
+ * Every few milliseconds of a run it empties the threads' rings into logs, which hold one run. Bounded: at EVENTS_MAX
+ * events (128 MB) it keeps emptying and stops keeping, and says how many were left out. Rings are sized for a tenth of a
+ * second of the busiest thread; what a late collector loses is counted by its writer.
  */
 
 import {
@@ -39,20 +39,25 @@ interface Followed {
   readonly name: string;
   readonly role: TraceRole;
   readonly reader: TraceReader;
-  readonly log: TraceLog;
+  log: TraceLog;
+  /** What the reader had dropped when the log began. */
+  droppedBefore: number;
 }
 
 export class TraceRecorder {
   /** What the main thread writes with. */
   readonly main: Tracer;
+  private readonly eventsMax: number;
   private readonly epochMillis = sharedMillis();
   private counters: readonly Counter[] = [];
   private readonly followed: Followed[] = [];
   private kept = 0;
   private notKept = 0;
+  private runs = 0;
   private timer: NodeJS.Timeout | undefined;
 
-  constructor() {
+  constructor(eventsMax = EVENTS_MAX) {
+    this.eventsMax = eventsMax;
     this.main = new Tracer(this.follow('main', 'main'));
   }
 
@@ -64,13 +69,20 @@ export class TraceRecorder {
   /** A ring for one more thread. */
   follow(name: string, role: TraceRole): TraceHandle {
     const handle = createTraceRing(RING_SLOTS[role], this.epochMillis);
-    this.followed.push({ name, role, reader: new TraceReader(handle), log: new TraceLog() });
+    this.followed.push({
+      name,
+      role,
+      reader: new TraceReader(handle),
+      log: new TraceLog(),
+      droppedBefore: 0,
+    });
     return handle;
   }
 
-  /** A run begins. Returns what to call when it has ended. */
+  /** A run begins, and the one before is forgotten. Returns what to call when it has ended. */
   begin(): () => void {
     this.collect();
+    if (this.runs++ > 0) this.forget();
     this.timer = setInterval(() => {
       this.look();
       this.collect();
@@ -81,18 +93,27 @@ export class TraceRecorder {
     };
   }
 
-  /** What has been recorded so far. */
+  /** What has been recorded: the last run, or the one under way; with the first, how the model was loaded. */
   get recorded(): RecordedTrace {
     return {
-      threads: this.followed.map(({ name, role, reader, log }) => ({
+      threads: this.followed.map(({ name, role, reader, log, droppedBefore }) => ({
         name,
         role,
         log,
-        dropped: reader.dropped,
+        dropped: reader.dropped - droppedBefore,
       })),
       counters: this.counters.map(({ name, most }) => ({ name, most })),
       notKept: this.notKept,
     };
+  }
+
+  private forget(): void {
+    for (const each of this.followed) {
+      each.log = new TraceLog();
+      each.droppedBefore = each.reader.dropped;
+    }
+    this.kept = 0;
+    this.notKept = 0;
   }
 
   private look(): void {
@@ -103,8 +124,8 @@ export class TraceRecorder {
 
   private collect(): void {
     for (const { reader, log } of this.followed) {
-      this.kept += log.takeFrom(reader, EVENTS_MAX - this.kept);
-      if (this.kept === EVENTS_MAX) this.notKept += reader.discard();
+      this.kept += log.takeFrom(reader, this.eventsMax - this.kept);
+      if (this.kept === this.eventsMax) this.notKept += reader.discard();
     }
   }
 }

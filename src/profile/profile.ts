@@ -100,7 +100,7 @@ function spansOf(log: TraceLog, kinds: readonly number[]): Stretch[] {
   return spans;
 }
 
-/** The last run of a trace. Throws INTERNAL when there is none that has ended. */
+/** The last run of a trace. Throws ENGINE_STATE when there is none. */
 export function profileOf(trace: RecordedTrace): RunProfile {
   const compute = logOf(trace, 'compute');
   const [first, last] = lastRun(compute);
@@ -141,16 +141,17 @@ export function profileOf(trace: RecordedTrace): RunProfile {
   };
 }
 
-/** First and last event of the last run that has ended. */
+/**
+ * First and last event of the last run. One whose end was not kept, or that still goes on, ends with what there is. Throws
+ * ENGINE_STATE when nothing was run.
+ */
 function lastRun(log: TraceLog): readonly [number, number] {
-  let last = log.count - 1;
-  while (last >= 0 && log.kind(last) !== TRACE.runEnd) last--;
-  let first = last;
+  let first = log.count - 1;
   while (first >= 0 && log.kind(first) !== TRACE.runBegin) first--;
-  if (first >= 0) return [first, last];
-  throw new MoestreamError('INTERNAL', 'the trace holds no whole run', {
-    hint: 'Profile fewer tokens: the events of a very long run are not all kept.',
-  });
+  if (first < 0) throw new MoestreamError('ENGINE_STATE', 'nothing to profile: the trace holds no run');
+  let last = first;
+  while (last + 1 < log.count && log.kind(last) !== TRACE.runEnd) last++;
+  return [first, last];
 }
 
 interface PhaseSums {

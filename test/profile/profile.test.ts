@@ -209,7 +209,7 @@ describe('tracing', () => {
   it('tells the last of several runs, and none before the first', async () => {
     const engine = await open({ ...OPTIONS, trace: true });
     try {
-      expect(() => profileOf(engine.trace)).toThrow(expect.objectContaining({ code: 'INTERNAL' }));
+      expect(() => profileOf(engine.trace)).toThrow(expect.objectContaining({ code: 'ENGINE_STATE' }));
       for (const maxTokens of [12, 5]) {
         for await (const _ of engine.generate(PROMPT, { ...ANSWER, maxTokens }));
       }
@@ -217,6 +217,17 @@ describe('tracing', () => {
     } finally {
       await engine.close();
     }
+  });
+
+  it('tells what there is of a run whose end was not kept', async () => {
+    const { trace, result, figures } = await profiled({});
+    const compute = trace.threads.find(({ role }) => role === 'compute')!;
+    // Within the last token: its step has no end.
+    compute.log.count -= 30;
+    const cut = figuresOf(profileOf({ ...trace, notKept: 1000 }), figures.subject, result);
+    expect(cut.eventsLost).toBe(1000);
+    expect(cut.answer.steps).toBe(figures.answer.steps - 1);
+    expect(cut.answer.unaccountedShare).toBeLessThan(1e-6);
   });
 
   it('keeps a hostile model name out of terminal and page', async () => {
