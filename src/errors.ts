@@ -35,6 +35,8 @@ export const ERROR_CODES = [
   'PACK_REFUSED',
   /** A saved sequence is damaged, of another model, or longer than the context. */
   'STATE_REFUSED',
+  /** A file given as a routing trace is damaged, hostile or something else. */
+  'TRACE_INVALID',
   /** A worker thread died or stopped answering. */
   'WORKER_FAILED',
   /** The caller's AbortSignal fired. */

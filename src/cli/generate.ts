@@ -23,6 +23,7 @@ export interface PromptFlags extends EngineFlags {
   readonly stop?: readonly string[];
   readonly system?: string;
   readonly raw?: boolean;
+  readonly traceRouting?: string;
 }
 
 interface GenerateFlags extends PromptFlags {
@@ -55,7 +56,8 @@ export function addPromptFlags(command: Command): Command {
     .option('--repeat-penalty <n>', 'penalty of tokens among the last 64, 1 for none (default 1)', number)
     .option('--stop <text>', 'end before this text; may be given several times', collect)
     .option('--system <text>', 'system message')
-    .option('--raw', 'take the prompt as it is, without the chat template');
+    .option('--raw', 'take the prompt as it is, without the chat template')
+    .option('--trace-routing <file>', 'record every choice of the routers, for `moestream simulate`');
 }
 
 async function generate(
@@ -97,6 +99,7 @@ export function generateOptions(flags: PromptFlags, signal: AbortSignal): Genera
     repeatPenalty: flags.repeatPenalty,
     stop: flags.stop,
     system: flags.system,
+    traceRouting: flags.traceRouting,
   };
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(given), signal };

@@ -13,6 +13,7 @@ import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPlan } from './plan.ts';
 import { addProfile } from './profile.ts';
+import { addSimulate } from './simulate.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -39,6 +40,7 @@ function createProgram(): Command {
   addPack(program, interruptible);
   addVerify(program, interruptible);
   addPlan(program);
+  addSimulate(program);
   addDiskbench(program, interruptible);
   addProfile(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
