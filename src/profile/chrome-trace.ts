@@ -65,13 +65,13 @@ function metadata(what: string, row: number, args: Json): string {
 const rowOf = (thread: number): number => (thread + 1) * ROWS_PER_THREAD;
 
 /** The file, piece by piece. */
-export function* chromeTrace(trace: RecordedTrace, title: string): Generator<string> {
+export function* chromeTrace(trace: RecordedTrace, title: string, eventsMax = EVENTS_MAX): Generator<string> {
   yield '{"displayTimeUnit":"ms","traceEvents":[\n';
   yield metadata('process_name', 0, { name: title });
   let written = 0;
   let leftOut = 0;
   for (const event of events(trace)) {
-    if (written < EVENTS_MAX) {
+    if (written < eventsMax) {
       written++;
       yield `,\n${event}`;
     } else {

@@ -1,7 +1,7 @@
 /** The profile as plain numbers with stable names: what `--json` prints, and what tables and pages are made of. */
 import type { GenerationResult } from '../engine/generation.ts';
 import type { DistributionFigures } from './distribution.ts';
-import { noMillis, PARTS, type PartMillis, sumMillis } from './parts.ts';
+import { noMillis, PARTS, type Part, type PartMillis, sumMillis } from './parts.ts';
 import type { DiskProfile, LayerProfile, Occupancy, PhaseProfile, RunProfile } from './profile.ts';
 
 export interface ProfileSubject {
@@ -39,6 +39,8 @@ export interface PhaseFigures {
   readonly unaccountedMillis: number;
   readonly unaccountedShare: number;
   readonly stepTime: DistributionFigures;
+  /** Of each part, per step. */
+  readonly partTimes: Readonly<Record<Part, DistributionFigures>>;
   readonly stages: Readonly<Record<string, DistributionFigures>>;
   readonly layers: readonly LayerFigures[];
   readonly disk: DiskFigures;
@@ -116,6 +118,13 @@ function phaseFigures(phase: PhaseProfile): PhaseFigures {
     unaccountedMillis,
     unaccountedShare: over(unaccountedMillis, totalMillis),
     stepTime: phase.stepTime.figures,
+    partTimes: {
+      compute: phase.partTimes.compute.figures,
+      disk: phase.partTimes.disk.figures,
+      handOffs: phase.partTimes.handOffs.figures,
+      sampling: phase.partTimes.sampling.figures,
+      scheduling: phase.partTimes.scheduling.figures,
+    },
     stages: Object.fromEntries([...phase.kinds].map(([kind, found]) => [kind, found.figures])),
     layers: phase.layers.map(layerFigures),
     disk: diskFigures(phase.disk, totalMillis),

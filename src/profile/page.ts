@@ -333,11 +333,19 @@ function stageTables(figures: ProfileFigures): Section {
       ],
       rows: [
         row('step', phase.stepTime),
+        ...PARTS.map((part) => row(`${PART_LABELS[part]}, per step`, phase.partTimes[part])),
         ...Object.entries(phase.stages).map(([name, each]) => row(name, each)),
       ],
     };
   };
-  return { title: 'Stages', blocks: [table('Answer', figures.answer), table('Prompt', figures.prompt)] };
+  const names =
+    'A step is a chunk of the prompt or a token of the answer. mix is norm, mixer and router; shared the shared expert; ' +
+    'combine the sum of the experts; admit looks for the experts in memory and asks for the others; schedule takes note of ' +
+    'arrivals; hints takes predictions. sample and deliver are the sampling thread, predict is the predicting one.';
+  return {
+    title: 'Stages',
+    blocks: [{ kind: 'text', text: names }, table('Answer', figures.answer), table('Prompt', figures.prompt)],
+  };
 }
 
 function ringTable(figures: ProfileFigures): Section {

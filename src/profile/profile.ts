@@ -10,7 +10,17 @@ import { TRACE, TRACE_KINDS, type TraceKind } from '../pipeline/trace.ts';
 import type { RecordedTrace, TraceLog, TraceRole } from '../pipeline/trace-log.ts';
 import { Cover, type Stretch } from './cover.ts';
 import { Distribution } from './distribution.ts';
-import { addLap, addMillis, isCompute, isLap, isReadWait, noMillis, type PartMillis } from './parts.ts';
+import {
+  addLap,
+  addMillis,
+  isCompute,
+  isLap,
+  isReadWait,
+  noMillis,
+  PARTS,
+  type Part,
+  type PartMillis,
+} from './parts.ts';
 import { type ExpertRead, readsOf } from './reads.ts';
 
 export interface Step {
@@ -59,6 +69,8 @@ export interface PhaseProfile {
   readonly parts: PartMillis;
   readonly steps: readonly Step[];
   readonly stepTime: Distribution;
+  /** Of each part, per step. */
+  readonly partTimes: Readonly<Record<Part, Distribution>>;
   readonly layers: readonly LayerProfile[];
   /** Kinds of laps and spans that occurred, in the order of TRACE_KINDS. */
   readonly kinds: ReadonlyMap<TraceKind, Distribution>;
@@ -158,6 +170,7 @@ interface PhaseSums {
   readonly parts: PartMillis;
   readonly steps: Step[];
   readonly stepTime: Distribution;
+  readonly partTimes: Readonly<Record<Part, Distribution>>;
   readonly layers: LayerProfile[];
   readonly kinds: Map<number, Distribution>;
 }
@@ -166,6 +179,13 @@ const newSums = (): PhaseSums => ({
   parts: noMillis(),
   steps: [],
   stepTime: new Distribution(),
+  partTimes: {
+    compute: new Distribution(),
+    disk: new Distribution(),
+    handOffs: new Distribution(),
+    sampling: new Distribution(),
+    scheduling: new Distribution(),
+  },
   layers: [],
   kinds: new Map(),
 });
@@ -277,6 +297,7 @@ class Walk {
     });
     addMillis(sums.parts, this.stepParts);
     sums.stepTime.add(endMillis - this.stepBeginMillis);
+    for (const part of PARTS) sums.partTimes[part].add(this.stepParts[part]);
     for (const { kind, millis } of this.stepLaps) addTime(sums.kinds, kind, millis);
     for (const [number, step] of this.stepLayers) {
       const layer = layerOf(sums, number);

@@ -74,6 +74,8 @@ function stages(phase: PhaseFigures): string {
   const rows = [
     ['', 'times', 'p50', 'p90', 'p99', 'total'],
     row('step', phase.stepTime),
+    ...PARTS.map((part) => row(`  ${PART_LABELS[part]}`, phase.partTimes[part])),
+    ['each'],
     ...Object.entries(phase.stages).map(([name, figures]) => row(`  ${name}`, figures)),
     row('read', disk.latency),
     row('  queued before', disk.queued),

@@ -135,6 +135,15 @@ describe.each([
   });
 });
 
+it('a trace file is bounded, and says what it leaves out', async () => {
+  const { trace } = await profiled({});
+  const whole = JSON.parse([...chromeTrace(trace, 't')].join('')).traceEvents.length;
+  const cut = JSON.parse([...chromeTrace(trace, 't', 50)].join(''));
+  expect(cut.traceEvents).toHaveLength(51);
+  expect(cut.otherData.eventsLeftOut).toBe(whole - 51);
+  expectValid(cut.traceEvents);
+});
+
 interface TraceEvent {
   readonly ph: string;
   readonly name: string;
