@@ -13,7 +13,7 @@ import { profilePage } from '../profile/page.ts';
 import { profileOf, type RunProfile } from '../profile/profile.ts';
 import { profileText } from '../profile/text.ts';
 import { renderPage } from '../report/page.ts';
-import { writeReport } from '../report/write.ts';
+import { checkReportPath, writeReport } from '../report/write.ts';
 import { addTuningFlags, MODEL_FLAG, openOptionsOf } from './engine-options.ts';
 import { addPromptFlags, generateOptions, type PromptFlags, promptOf } from './generate.ts';
 import type { Interruption } from './interrupt.ts';
@@ -70,6 +70,7 @@ async function profile(
   const [flags, argument] = argumentsOf(first, second, given);
   const prompt = promptOf(argument, flags);
   const { flamegraph } = given;
+  for (const path of [given.html, given.trace]) if (path !== undefined) checkReportPath(path);
   if (flamegraph !== undefined) prepareProfileFolder(flamegraph);
   const watching = { trace: true, ...(flamegraph === undefined ? {} : { cpuProfileFolder: flamegraph }) };
   const engine = await open({ ...openOptionsOf(flags), ...watching });
@@ -87,9 +88,10 @@ async function profile(
   } finally {
     await engine.close();
   }
-  writeFiles(found, given);
+  // First what cannot fail: a full disk must not cost the figures.
   if (given.json === true) await print(`${JSON.stringify({ ...found.figures, text })}\n`);
   else await print(profileText(found.figures));
+  writeFiles(found, given);
   if (flamegraph === undefined) return;
   const pages = await drawFlamegraphs(flamegraph, () => {});
   tell(given, `${pages.length} CPU profiles and flame graphs in ${flamegraph}`);
@@ -133,13 +135,13 @@ function findings(engine: Engine, model: string, result: GenerationResult): Foun
 }
 
 function writeFiles({ figures, run, trace }: Found, flags: ProfileFlags): void {
-  if (flags.trace !== undefined) {
-    writeReport(flags.trace, chromeTrace(trace, `moestream ${figures.subject.model}`));
-    tell(flags, `trace in ${flags.trace}: open it at https://ui.perfetto.dev`);
+  if (flags.html !== undefined) {
+    writeReport(flags.html, [renderPage(profilePage(figures, run, trace))]);
+    tell(flags, `page in ${flags.html}`);
   }
-  if (flags.html === undefined) return;
-  writeReport(flags.html, [renderPage(profilePage(figures, run, trace))]);
-  tell(flags, `page in ${flags.html}`);
+  if (flags.trace === undefined) return;
+  writeReport(flags.trace, chromeTrace(trace, `moestream ${figures.subject.model}`));
+  tell(flags, `trace in ${flags.trace}: open it at https://ui.perfetto.dev`);
 }
 
 function tell(flags: ProfileFlags, sentence: string): void {

@@ -29,11 +29,28 @@ function writeAll(file: number, text: string): void {
   for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
 }
 
+/** A device or a pipe has no name to take over. */
+const isSpecial = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isFile() === false;
+const partialOf = (path: string): string => `${path}.${process.pid}.partial`;
+
+/** Throws now what `writeReport` would throw after an hour of work: no such folder, no permission. */
+export function checkReportPath(path: string): void {
+  try {
+    if (isSpecial(path)) {
+      closeSync(openSync(path, 'w'));
+      return;
+    }
+    closeSync(openSync(partialOf(path), 'w'));
+    rmSync(partialOf(path));
+  } catch (cause) {
+    throw writeError(path, cause);
+  }
+}
+
 /** Writes the pieces one behind the other; returns how many bytes that were. */
 export function writeReport(path: string, pieces: Iterable<string>): number {
-  // A device or a pipe has no name to take over.
-  const special = statSync(path, { throwIfNoEntry: false })?.isFile() === false;
-  const partial = special ? path : `${path}.${process.pid}.partial`;
+  const special = isSpecial(path);
+  const partial = special ? path : partialOf(path);
   let file: number;
   try {
     file = openSync(partial, 'w');

@@ -97,9 +97,16 @@ describe('profile', () => {
 
   it.skipIf(process.platform !== 'linux')('says when the disk is full', async () => {
     for (const what of ['--trace', '--html']) {
-      const { code, stderr } = await profile(what, '/dev/full');
+      const { code, stderr, stdout } = await profile(what, '/dev/full');
       expect([code, stderr]).toEqual([1, expect.stringContaining('DISK_FULL')]);
+      expect(stdout).toContain('hand-offs');
     }
+  });
+
+  it('finds out before it generates that a file cannot be written', async () => {
+    const { code, stderr } = await profile('--trace', join(folder(), 'none', 'trace.json'));
+    expect([code, stderr]).toEqual([1, expect.stringContaining('WRITE_FAILED')]);
+    expect(stderr).not.toContain('the prompt is done');
   });
 
   it('ends at Ctrl-C with nothing written', async () => {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type Chart, chartData, histogramChart, trialsChart } from '#dist/report/charts.js';
 import { type Page, renderPage } from '#dist/report/page.js';
-import { writeReport } from '#dist/report/write.js';
+import { checkReportPath, writeReport } from '#dist/report/write.js';
 import { findChromium, openPage } from '../support/chromium.js';
 import { temporaryFolder } from '../support/folder.js';
 
@@ -163,5 +163,16 @@ describe('writing', () => {
   it('names a folder that is not there', () => {
     const path = join(temporaryFolder(), 'none', 'report');
     expect(() => writeReport(path, ['x'])).toThrow(expect.objectContaining({ code: 'WRITE_FAILED' }));
+    expect(() => checkReportPath(path)).toThrow(expect.objectContaining({ code: 'WRITE_FAILED' }));
+  });
+
+  it('leaves nothing behind when it only looks', () => {
+    const folder = temporaryFolder();
+    const path = join(folder, 'report');
+    writeReport(path, ['old']);
+    checkReportPath(path);
+    checkReportPath(join(folder, 'other'));
+    expect(readdirSync(folder)).toEqual(['report']);
+    expect(readFileSync(path, 'utf8')).toBe('old');
   });
 });
