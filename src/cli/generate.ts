@@ -1,7 +1,7 @@
 /** `moestream generate`: a prompt in, text out as it is generated. */
 import type { Command } from 'commander';
 import { type Engine, open } from '../engine/engine.ts';
-import type { GenerationResult } from '../engine/generation.ts';
+import type { GenerationResult, GenerationStats } from '../engine/generation.ts';
 import type { GenerateOptions, Prompt } from '../engine/options.ts';
 import { MoestreamError } from '../errors.ts';
 import { formatBytes } from '../pipeline/memory.ts';
@@ -135,6 +135,13 @@ function summary({ stats }: GenerationResult): string {
   return (
     `[prompt ${stats.promptTokens} tokens, ${stats.promptTokensPerSecond.toFixed(1)} tok/s | ` +
     `answer ${stats.answerTokens} tokens, ${stats.decodeTokensPerSecond.toFixed(1)} tok/s | ` +
-    `read ${formatBytes(stats.bytesRead)} | experts ${(100 * stats.hitRate).toFixed(0)} % hit]`
+    `read ${formatBytes(stats.bytesRead)} | experts ${(100 * stats.hitRate).toFixed(0)} % hit${ahead(stats)}]`
   );
+}
+
+/** What reading ahead came to, where somebody predicted. */
+function ahead({ experts, predictions }: GenerationStats): string {
+  if (predictions.routes === 0) return '';
+  const { usefulPrefetchBytes, wastedPrefetchBytes } = experts;
+  return ` | ahead ${formatBytes(Math.round(usefulPrefetchBytes))} useful, ${formatBytes(Math.round(wastedPrefetchBytes))} wasted`;
 }

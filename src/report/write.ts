@@ -4,7 +4,7 @@
  * The text goes piece by piece into a file beside it, which takes the name only when every byte is on its way to the disk:
  * a full disk or Ctrl-C leaves what was there before. Memory stays at one piece. Failures are DISK_FULL or WRITE_FAILED.
  */
-import { closeSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import { accessSync, closeSync, constants, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
 import { MoestreamError } from '../errors.ts';
 
 /** Pieces are gathered to this much before they are written. */
@@ -37,7 +37,9 @@ const partialOf = (path: string): string => `${path}.${process.pid}.partial`;
 export function checkReportPath(path: string): void {
   try {
     if (isSpecial(path)) {
-      closeSync(openSync(path, 'w'));
+      // Not opened: the reader of a pipe would take the closing for the end.
+      accessSync(path, constants.W_OK);
+      if (statSync(path).isDirectory()) throw Object.assign(new Error('a folder'), { code: 'EISDIR' });
       return;
     }
     closeSync(openSync(partialOf(path), 'w'));

@@ -112,21 +112,18 @@ describe('a recorded trace', () => {
 
   it('is whole and marked when the generation is interrupted', async () => {
     const path = join(folder, 'interrupted.trace');
+    let killed = false;
     const run = await runCli(
-      [
-        'generate',
-        ...MODEL,
-        '--raw',
-        '-q',
-        '--temp',
-        '1.5',
-        '--stop',
-        '\u0001',
-        '--trace-routing',
-        path,
-        'tar',
-      ],
-      { env, onStdout: (text, kill) => text.length > 4 && kill('SIGINT') },
+      ['generate', ...MODEL, '-q', '--temp', '1', '-s', '1', '--trace-routing', path, 'Tell me everything'],
+      {
+        env,
+        onStdout: (text, kill) => {
+          if (killed || text.length < 10) return;
+          // Once: a second signal would end it on the spot.
+          killed = true;
+          kill('SIGINT');
+        },
+      },
     );
     expect(run.code).toBe(130);
     const trace = readRoutingTrace(path);

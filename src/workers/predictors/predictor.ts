@@ -78,22 +78,27 @@ export class Votes {
   rank(most: number, into: Hints): void {
     const { doubt, touched } = this;
     const wanted = Math.min(most, this.count, into.experts.length);
-    for (let rank = 0; rank < wanted; rank++) {
-      let best = rank;
-      for (let index = rank + 1; index < this.count; index++) {
-        const expert = touched[index]!;
-        const leader = touched[best]!;
-        const lead = doubt[leader]! - doubt[expert]!;
-        if (lead > 0 || (lead === 0 && expert < leader)) best = index;
-      }
-      const expert = touched[best]!;
-      touched[best] = touched[rank]!;
-      touched[rank] = expert;
-      into.experts[rank] = expert;
-      into.confidence[rank] = 1 - doubt[expert]!;
+    into.count = 0;
+    for (let index = 0; index < this.count; index++) {
+      this.insert(touched[index]!, wanted, into);
+      into.count = Math.min(wanted, into.count + 1);
     }
-    into.count = wanted;
+    for (let rank = 0; rank < into.count; rank++) into.confidence[rank] = 1 - doubt[into.experts[rank]!]!;
     for (let index = 0; index < this.count; index++) doubt[touched[index]!] = 1;
     this.count = 0;
+  }
+
+  /** Into the ranks kept so far; most experts of hundreds fail at the first comparison, with the last of them. */
+  private insert(expert: number, wanted: number, { experts, count }: Hints): void {
+    let rank = count;
+    for (; rank > 0 && this.comesBefore(expert, experts[rank - 1]!); rank--) {
+      if (rank < wanted) experts[rank] = experts[rank - 1]!;
+    }
+    if (rank < wanted) experts[rank] = expert;
+  }
+
+  private comesBefore(one: number, other: number): boolean {
+    const lead = this.doubt[other]! - this.doubt[one]!;
+    return lead > 0 || (lead === 0 && one < other);
   }
 }
