@@ -58,6 +58,12 @@ export interface GenerationParts {
   readonly maxTokens: number;
   readonly limitReason: 'length' | 'context';
   readonly signal: AbortSignal | undefined;
+  /** An answer that is known, and what of its run is measured. */
+  readonly replay?: {
+    readonly answer: readonly number[];
+    readonly depthTokens: number;
+    readonly stepMicros: Float64Array<SharedArrayBuffer> | undefined;
+  };
 }
 
 /** How a generation takes the engine and gives it back. */
@@ -76,6 +82,7 @@ export class Generation implements AsyncIterable<Piece> {
   private readonly lease: EngineLease;
   private begun = false;
   private ending: GenerationResult | undefined;
+  private runTotals: RunTotals | undefined;
 
   constructor(parts: GenerationParts, pipeline: Pipeline, lease: EngineLease) {
     this.parts = parts;
@@ -91,6 +98,12 @@ export class Generation implements AsyncIterable<Piece> {
       'ENGINE_STATE',
       'the generation has no result: it has not ended, or ended with an error',
     );
+  }
+
+  /** What every stage did. Only after the loop has ended without an error. */
+  get totals(): RunTotals {
+    invariant(this.runTotals !== undefined, 'totals are there when a generation has ended');
+    return this.runTotals;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Piece, void, undefined> {
@@ -125,15 +138,24 @@ export class Generation implements AsyncIterable<Piece> {
     } finally {
       const totals = await active.end();
       await feed;
+      this.runTotals = totals;
       this.ending = { finishReason, seed: parts.sampling.seed, stats: statsOf(totals) };
     }
   }
 
   private request(): PipelineRun {
     const { parts } = this;
+    const { replay } = parts;
     return {
-      compute: { promptTokens: parts.ids.length, logits: 'last', decode: true },
+      compute: {
+        promptTokens: parts.ids.length,
+        depthTokens: replay?.depthTokens ?? 0,
+        logitsFrom: parts.ids.length - 1,
+        decode: true,
+        ...(replay?.stepMicros === undefined ? {} : { stepMicros: replay.stepMicros }),
+      },
       sample: {
+        ...(replay === undefined ? {} : { replay: replay.answer }),
         sampling: parts.sampling,
         stopStrings: parts.stopStrings,
         maxTokens: parts.maxTokens,

@@ -86,6 +86,14 @@ export const newCounters = (): ExpertCounters => ({
   waitMicros: 0,
 });
 
+export function sumCounters(parts: readonly ExpertCounters[]): ExpertCounters {
+  const sum = newCounters();
+  for (const part of parts) {
+    for (const name of Object.keys(sum) as (keyof ExpertCounters)[]) sum[name] += part[name];
+  }
+  return sum;
+}
+
 export class ExpertScheduler {
   counters = newCounters();
   private readonly parts: SchedulerParts;

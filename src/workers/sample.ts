@@ -44,6 +44,8 @@ export interface SampleRun {
   readonly limitReason: 'length' | 'context';
   /** The prompt's last tokens, for the repeat penalty. */
   readonly recentTokens: readonly number[];
+  /** Tokens that are taken in place of the sampled ones, whatever they mean; the run ends behind the last. */
+  readonly replay?: readonly number[];
 }
 
 export interface SampleTotals {
@@ -100,7 +102,8 @@ class SampleLoop {
       const slot = this.wait(this.logits, 'filled');
       if (slot === STOPPED) break;
       const beganMillis = performance.now();
-      const token = this.sampler.sample(this.rowOf(slot));
+      const drawn = this.sampler.sample(this.rowOf(slot));
+      const token = this.request.replay?.[sampledTokens] ?? drawn;
       this.logits.release();
       this.sampler.accept(token);
       sampledTokens++;
@@ -113,14 +116,17 @@ class SampleLoop {
   /** Sends the token's text on and asks for the next row, or ends. False when there is nothing more to do. */
   private deliver(token: number, sampledTokens: number): boolean {
     const { vocabulary } = this.setup;
+    const { replay } = this.request;
+    // One row of logits more than tokens: the last one is the answer to the last token.
+    if (replay !== undefined && sampledTokens > replay.length) return this.finish('length');
     const flags = vocabulary.flags[token]!;
-    if ((flags & TOKEN_ENDS) !== 0) return this.finish('stop');
+    if (replay === undefined && (flags & TOKEN_ENDS) !== 0) return this.finish('stop');
     const from = vocabulary.offsets[token]!;
     const to = (flags & TOKEN_SILENT) !== 0 ? from : vocabulary.offsets[token + 1]!;
     const free = this.gate.add(vocabulary.bytes, from, to);
     if (!this.send(TEXT_TOKEN, token, free)) return false;
     if (this.gate.stopped) return this.finish('stop');
-    if (sampledTokens >= this.request.maxTokens) return this.finish(this.request.limitReason);
+    if (replay === undefined && sampledTokens >= this.request.maxTokens) return this.finish(this.request.limitReason);
     return this.askFor(token);
   }
 
