@@ -33,6 +33,12 @@ export const ERROR_CODES = [
   'DISK_FULL',
   /** The folder cannot take this pack: it holds something else, or another process is at work in it. */
   'PACK_REFUSED',
+  /** A research plan is not what the schema asks for. */
+  'PLAN_INVALID',
+  /** A log of measurements is damaged, of another plan, or another process writes it. */
+  'LOG_REFUSED',
+  /** A measured run ended without a result. */
+  'RUN_FAILED',
   /** A saved sequence is damaged, of another model, or longer than the context. */
   'STATE_REFUSED',
   /** A worker thread died or stopped answering. */

@@ -56,6 +56,7 @@ export function backendConfig(
     maxSequences: 1,
     contextLength,
     threads: settings.threads,
+    spins: settings.spins,
     precision: settings.precision,
     kvType: settings.kvType,
   };
