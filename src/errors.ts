@@ -41,6 +41,8 @@ export const ERROR_CODES = [
   'RUN_FAILED',
   /** A saved sequence is damaged, of another model, or longer than the context. */
   'STATE_REFUSED',
+  /** A file of reference probabilities is damaged, or of another vocabulary. */
+  'BASELINE_REFUSED',
   /** A worker thread died or stopped answering. */
   'WORKER_FAILED',
   /** The caller's AbortSignal fired. */

@@ -59,6 +59,8 @@ export interface RunMeasurement {
   readonly tokenMillis: readonly number[];
   readonly tokenMillisP50?: number;
   readonly tokenMillisP99?: number;
+  /** A hash of what the sampler drew, and of the logits it drew by: settings that change no bit leave it as it is. */
+  readonly drawn: string;
   readonly cache: CacheState;
   /** What else the machine did meanwhile. */
   readonly disturbance: Disturbance;
@@ -111,7 +113,8 @@ export async function prepare(
   signal?: AbortSignal,
 ): Promise<CacheState> {
   if (mode === 'cold') return coldCaches(engine);
-  if (mode === 'as-is') return { mode, sentence: 'the expert cache is empty, the page cache as it was found' };
+  if (mode === 'as-is')
+    return { mode, sentence: 'the expert cache is empty, the page cache as it was found' };
   await drain(engine.replay(tokens.prompt, tokens.answer, signal === undefined ? {} : { signal }));
   return { mode, sentence: 'the same tokens have run once before' };
 }
@@ -143,7 +146,7 @@ export async function measureOn(
   // An answer of no tokens has its first at the end of the run: the sampler has drawn it, nobody has asked for it.
   firstTokenMillis ??= performance.now() - beganMillis;
   const disturbance = watch();
-  const { compute } = generation.totals;
+  const { compute, sample } = generation.totals;
   const tokenMillis = Array.from(stepMicros, (micros) => micros / 1000);
   return {
     ...(shape.promptTokens === 0 ? {} : { prefill: phaseOf(compute.prompt) }),
@@ -156,6 +159,7 @@ export async function measureOn(
         }),
     firstTokenMillis,
     tokenMillis,
+    drawn: (sample?.drawnHash ?? 0).toString(16).padStart(8, '0'),
     cache,
     disturbance,
   };

@@ -21,7 +21,10 @@ const BENCH_TEXT = fileURLToPath(new URL('../../models/bench-text.txt', import.m
 
 /** All the ids of a source. Throws USAGE when it has none. */
 export function idsOf(engine: Engine, source: TokenSource): readonly number[] {
-  const ids = source.ids ?? engine.promptIds({ raw: source.text ?? readFileSync(BENCH_TEXT, 'utf8') });
+  const { tokenizer } = engine.model;
+  // Nothing in a text that is only looked at is a command: `<|im_end|>` in it is eight characters and more.
+  const ids =
+    source.ids ?? tokenizer.encode(source.text ?? readFileSync(BENCH_TEXT, 'utf8'), { parseSpecial: false });
   if (ids.length === 0) throw new MoestreamError('USAGE', 'the text has no tokens');
   return ids;
 }

@@ -51,6 +51,8 @@ export interface SampleRun {
 export interface SampleTotals {
   readonly sampledTokens: number;
   readonly sampleMicros: number;
+  /** A hash of every token that was drawn and of its logit's bits: two runs of the same work must have the same. */
+  readonly drawnHash: number;
 }
 
 class SampleStage implements StageLogic<SampleSetup, SampleRun, SampleTotals> {
@@ -98,11 +100,14 @@ class SampleLoop {
   run(): SampleTotals {
     let sampledTokens = 0;
     let sampleMillis = 0;
+    const drawnHash = new DrawnHash();
     for (;;) {
       const slot = this.wait(this.logits, 'filled');
       if (slot === STOPPED) break;
       const beganMillis = performance.now();
-      const drawn = this.sampler.sample(this.rowOf(slot));
+      const row = this.rowOf(slot);
+      const drawn = this.sampler.sample(row);
+      drawnHash.add(drawn, row[drawn]!);
       const token = this.request.replay?.[sampledTokens] ?? drawn;
       this.logits.release();
       this.sampler.accept(token);
@@ -110,7 +115,7 @@ class SampleLoop {
       sampleMillis += performance.now() - beganMillis;
       if (!this.deliver(token, sampledTokens)) break;
     }
-    return { sampledTokens, sampleMicros: sampleMillis * 1000 };
+    return { sampledTokens, sampleMicros: sampleMillis * 1000, drawnHash: drawnHash.value };
   }
 
   /** Sends the token's text on and asks for the next row, or ends. False when there is nothing more to do. */
@@ -126,7 +131,8 @@ class SampleLoop {
     const free = this.gate.add(vocabulary.bytes, from, to);
     if (!this.send(TEXT_TOKEN, token, free)) return false;
     if (this.gate.stopped) return this.finish('stop');
-    if (replay === undefined && sampledTokens >= this.request.maxTokens) return this.finish(this.request.limitReason);
+    if (replay === undefined && sampledTokens >= this.request.maxTokens)
+      return this.finish(this.request.limitReason);
     return this.askFor(token);
   }
 
@@ -177,6 +183,23 @@ class SampleLoop {
     const first = this.logits.slotNumber(slot) * this.vocabularySize;
     invariant(first + this.vocabularySize <= this.setup.logitsBuffer.length, 'a logits slot has its buffer');
     return this.setup.logitsBuffer.subarray(first, first + this.vocabularySize);
+  }
+}
+
+/** FNV-1a over 32-bit words. */
+class DrawnHash {
+  private readonly float = new Float32Array(1);
+  private readonly bits = new Uint32Array(this.float.buffer);
+  private hash = 0x811c9dc5;
+
+  get value(): number {
+    return this.hash >>> 0;
+  }
+
+  add(token: number, logit: number): void {
+    this.float[0] = logit;
+    this.hash = Math.imul(this.hash ^ token, 0x01000193);
+    this.hash = Math.imul(this.hash ^ this.bits[0]!, 0x01000193);
   }
 }
 
