@@ -11,7 +11,9 @@ import { type Interruption, watchInterrupts } from './interrupt.ts';
 import { addLogits } from './logits.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
+import { addPerplexity } from './perplexity.ts';
 import { addPlan } from './plan.ts';
+import { addSweep } from './sweep.ts';
 import { addTokenize } from './tokenize.ts';
 import { addVerify } from './verify.ts';
 
@@ -38,7 +40,9 @@ function createProgram(): Command {
   addPack(program, interruptible);
   addVerify(program, interruptible);
   addPlan(program);
+  addPerplexity(program, interruptible);
   addDiskbench(program, interruptible);
+  addSweep(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;
