@@ -9,7 +9,17 @@
  * Invariant: a file under the target's name is whole. It is written beside it and renamed behind an fsync; and a reader
  * believes only what size and checksums confirm.
  */
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, renameSync, rmSync, statfsSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { invariant, MoestreamError } from '../errors.ts';
@@ -142,10 +152,14 @@ export class BaselineWriter {
   private failure(cause: unknown): MoestreamError {
     const code = codeOf(cause);
     const full = code === 'ENOSPC' || code === 'EDQUOT';
-    return new MoestreamError(full ? 'DISK_FULL' : 'WRITE_FAILED', `${this.path} cannot be written (${code})`, {
-      ...(full ? { hint: 'Make room, score fewer tokens, or write to another disk.' } : {}),
-      cause,
-    });
+    return new MoestreamError(
+      full ? 'DISK_FULL' : 'WRITE_FAILED',
+      `${this.path} cannot be written (${code})`,
+      {
+        ...(full ? { hint: 'Make room, score fewer tokens, or write to another disk.' } : {}),
+        cause,
+      },
+    );
   }
 }
 
@@ -208,22 +222,29 @@ export class BaselineReader {
     this.read(head, 0);
     if (head.toString('latin1', 0, 8) !== MAGIC) throw refused(this.path, 'is no file of probabilities');
     const word = (index: number): number => head.readUInt32LE(8 + 4 * index);
-    if (word(0) !== VERSION) throw refused(this.path, `is of version ${word(0)}, this moestream reads ${VERSION}`);
+    if (word(0) !== VERSION)
+      throw refused(this.path, `is of version ${word(0)}, this moestream reads ${VERSION}`);
     const [vocabulary, windowTokens, windows, from] = [word(1), word(2), word(3), word(4)];
     const sane =
-      vocabulary >= 1 && vocabulary <= VOCABULARY_MAX && windowTokens >= 2 && windows >= 1 && from < windowTokens - 1;
+      vocabulary >= 1 &&
+      vocabulary <= VOCABULARY_MAX &&
+      windowTokens >= 2 &&
+      windows >= 1 &&
+      from < windowTokens - 1;
     if (!sane || word(5) !== STEPS_PER_NAT) throw refused(this.path, 'is damaged: its header makes no sense');
     const count = windowTokens * windows;
     const rows = windows * (windowTokens - 1 - from);
     // The size follows from the header, so nothing larger than the file is ever allocated.
     const expected = HEADER_BYTES + count * 4 + rows * recordBytes(vocabulary);
-    if (expected !== sizeBytes) throw refused(this.path, `has ${sizeBytes} bytes, its header promises ${expected}`);
+    if (expected !== sizeBytes)
+      throw refused(this.path, `has ${sizeBytes} bytes, its header promises ${expected}`);
     const all = Buffer.alloc(HEADER_BYTES + count * 4);
     this.read(all, 0);
     const ids = Array.from({ length: count }, (_, index) => all.readUInt32LE(HEADER_BYTES + 4 * index));
     const found = { vocabulary, ids, windowTokens, windows, from };
     const whole = headerBytes(found).equals(all);
-    if (!whole || ids.some((id) => id >= vocabulary)) throw refused(this.path, 'is damaged: its header has another checksum');
+    if (!whole || ids.some((id) => id >= vocabulary))
+      throw refused(this.path, 'is damaged: its header has another checksum');
     return found;
   }
 
@@ -234,7 +255,11 @@ export class BaselineReader {
       try {
         count = readSync(this.fd, into, reached, into.length - reached, atByte + reached);
       } catch (cause) {
-        throw new MoestreamError('READ_FAILED', `${codeOf(cause)} reading ${this.path} at byte ${atByte + reached}`, { cause });
+        throw new MoestreamError(
+          'READ_FAILED',
+          `${codeOf(cause)} reading ${this.path} at byte ${atByte + reached}`,
+          { cause },
+        );
       }
       if (count === 0) throw refused(this.path, `ends at byte ${atByte + reached}`);
       reached += count;

@@ -63,10 +63,15 @@ export function coldCaches(engine: Engine): CacheState {
   const paths = engine.model.files.map((file) => file.path);
   const empty = 'the expert cache is empty';
   if (!dropFromPageCache(paths)) {
-    return { mode, sentence: `${empty}; this system has no way to drop the page cache, so reads may come from it` };
+    return {
+      mode,
+      sentence: `${empty}; this system has no way to drop the page cache, so reads may come from it`,
+    };
   }
   const { cachedBytes } = fileCache(paths);
   const left =
-    cachedBytes === undefined ? 'what is left is unknown' : `${formatBytes(cachedBytes)} of the model are left in it`;
+    cachedBytes === undefined
+      ? 'what is left is unknown'
+      : `${formatBytes(cachedBytes)} of the model are left in it`;
   return { mode, sentence: `${empty}, the page cache was dropped (${left})` };
 }

@@ -128,7 +128,9 @@ export async function lookAtMachine(
 
 /** One sentence for the terminal, or undefined when the machine is quiet. */
 export function busySentence(look: MachineLook): string | undefined {
-  return look.busy ? `the machine is not quiet, numbers will be off: ${look.sentences.join('; ')}` : undefined;
+  return look.busy
+    ? `the machine is not quiet, numbers will be off: ${look.sentences.join('; ')}`
+    : undefined;
 }
 
 /** Processes that are engines, except this one and those that it came from. */
@@ -147,7 +149,9 @@ function otherEngines(): string[] {
 /** The engine that a command line starts, or undefined. Interpreters name it in their first argument that is no option. */
 export function engineOf(words: readonly string[]): string | undefined {
   const [program = '', ...rest] = words;
-  const script = /(^|\/)(node|python[\d.]*)$/.test(program) ? rest.find((word) => !word.startsWith('-')) : undefined;
+  const script = /(^|\/)(node|python[\d.]*)$/.test(program)
+    ? rest.find((word) => !word.startsWith('-'))
+    : undefined;
   if (script?.endsWith('/dist/cli/main.js') === true) return 'another moestream';
   return ENGINES.exec(script ?? program)?.[2];
 }
@@ -163,8 +167,7 @@ function ancestors(): Set<string> {
   return found;
 }
 
-const coreFolders = (): string[] =>
-  cpus().map((_, core) => `/sys/devices/system/cpu/cpu${core}`);
+const coreFolders = (): string[] => cpus().map((_, core) => `/sys/devices/system/cpu/cpu${core}`);
 
 function throttleCounts(): number {
   return coreFolders().reduce(
@@ -187,5 +190,7 @@ function cachedFiles(paths: readonly string[]): string[] {
   const { cachedBytes, sizeBytes } = fileCache(paths);
   if (cachedBytes === undefined || cachedBytes < CACHED_SHARE * sizeBytes) return [];
   const share = Math.round((100 * cachedBytes) / sizeBytes);
-  return [`the page cache holds ${formatBytes(cachedBytes)} of the model (${share} %), reads will come from memory`];
+  return [
+    `the page cache holds ${formatBytes(cachedBytes)} of the model (${share} %), reads will come from memory`,
+  ];
 }

@@ -43,7 +43,9 @@ export interface PhaseMeasurement {
   readonly tokensPerSecond: number;
   readonly bytesRead: number;
   readonly bytesReadPerToken: number;
-  /** Experts that were in the slab when they were wanted, by those wanted. */
+  /** Experts that were wanted, once per layer and step, and those of them that were in the slab. */
+  readonly lookups: number;
+  readonly hits: number;
   readonly hitRate: number;
   /** Share of the time in which compute waited for reads. */
   readonly stallShare: number;
@@ -172,6 +174,8 @@ function phaseOf({ tokens, micros, bytesRead, lookups, hits, waitMicros }: Phase
     tokensPerSecond: (tokens * 1e6) / micros,
     bytesRead,
     bytesReadPerToken: bytesRead / tokens,
+    lookups,
+    hits,
     hitRate: lookups === 0 ? 1 : hits / lookups,
     stallShare: waitMicros / micros,
   };

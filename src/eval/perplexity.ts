@@ -13,10 +13,17 @@ import type { OpenOptions } from '../engine/options.ts';
 import { invariant, MoestreamError } from '../errors.ts';
 import { BaselineReader, BaselineWriter } from './baseline.ts';
 import { type Divergence, DivergenceSum } from './kl.ts';
-import type { RunListeners } from './measure-run.ts';
 import { logSumExp } from './likelihood.ts';
+import type { RunListeners } from './measure-run.ts';
 import { idsOf, type TokenSource } from './token-source.ts';
-import { describeWindows, positionsOf, rowsPerWindow, type ScoringMethod, type Windows, windowsOf } from './windows.ts';
+import {
+  describeWindows,
+  positionsOf,
+  rowsPerWindow,
+  type ScoringMethod,
+  type Windows,
+  windowsOf,
+} from './windows.ts';
 
 export interface PerplexityRequest {
   /** What the engine is opened with; the context is the method's. */

@@ -30,16 +30,30 @@ export function positionsOf(method: ScoringMethod): number {
   const positions = 'tokens' in method ? method.tokens : method.context;
   const least = 'tokens' in method ? 2 : CONTEXT_LEAST;
   if (Number.isInteger(positions) && positions >= least) return positions;
-  throw new MoestreamError('USAGE', `${positions} tokens of context, expected an integer of at least ${least}`);
+  throw new MoestreamError(
+    'USAGE',
+    `${positions} tokens of context, expected an integer of at least ${least}`,
+  );
 }
 
 /** `firstId` stands at the beginning of every chunk where a model wants one. */
-export function windowsOf(ids: readonly number[], method: ScoringMethod, firstId: number | undefined): Windows {
-  const windowTokens = Math.min(positionsOf(method), 'tokens' in method ? ids.length : Number.POSITIVE_INFINITY);
+export function windowsOf(
+  ids: readonly number[],
+  method: ScoringMethod,
+  firstId: number | undefined,
+): Windows {
+  const windowTokens = Math.min(
+    positionsOf(method),
+    'tokens' in method ? ids.length : Number.POSITIVE_INFINITY,
+  );
   if (ids.length < windowTokens || windowTokens < 2) {
-    throw new MoestreamError('USAGE', `the text has ${ids.length} tokens, a context of ${windowTokens} is to be filled`, {
-      hint: 'Take a longer text, a smaller --context, or --tokens for one continuous context.',
-    });
+    throw new MoestreamError(
+      'USAGE',
+      `the text has ${ids.length} tokens, a context of ${windowTokens} is to be filled`,
+      {
+        hint: 'Take a longer text, a smaller --context, or --tokens for one continuous context.',
+      },
+    );
   }
   if ('tokens' in method) return { ids: ids.slice(0, windowTokens), windowTokens, windows: 1, from: 0 };
   const { chunks } = method;
@@ -48,7 +62,8 @@ export function windowsOf(ids: readonly number[], method: ScoringMethod, firstId
   }
   const windows = Math.min(Math.floor(ids.length / windowTokens), chunks ?? Number.POSITIVE_INFINITY);
   const taken = ids.slice(0, windows * windowTokens);
-  if (firstId !== undefined) for (let window = 0; window < windows; window++) taken[window * windowTokens] = firstId;
+  if (firstId !== undefined)
+    for (let window = 0; window < windows; window++) taken[window * windowTokens] = firstId;
   return { ids: taken, windowTokens, windows, from: Math.floor(windowTokens / 2) };
 }
 
