@@ -1,26 +1,19 @@
 /** `moestream bench`: speed, in llama-bench's conventions, with what a disk adds to them. */
 import { type Command, Option } from 'commander';
 import { MoestreamError } from '../errors.ts';
-import { type BenchRow, type BenchSetting, type BenchTest, bench as measure } from '../eval/bench.ts';
+import { type BenchRow, type BenchTest, bench as measure } from '../eval/bench.ts';
 import type { MachineLook } from '../eval/machine.ts';
 import type { TokenSource } from '../eval/token-source.ts';
 import { expandList } from '../eval/value-lists.ts';
-import { formatBytes } from '../pipeline/memory.ts';
 import { integer } from './arguments.ts';
 import { BENCH_FORMATS, type BenchFormat, csvHead, csvLine, markdown } from './bench-report.ts';
-import {
-  type EngineFlags,
-  environmentNameOf,
-  openOptionsOf,
-  SETTING_FLAGS,
-  type SettingFlag,
-} from './engine-options.ts';
 import type { Interruption } from './interrupt.ts';
 import { print } from './output.ts';
+import { addSettingLists, type SettingListFlags, settingsOf } from './setting-lists.ts';
 import { lookFirst, type SourceFlags, sourceOf } from './text-and-machine.ts';
 import { tokenMeter } from './token-progress.ts';
 
-interface BenchFlags extends SourceFlags {
+interface BenchFlags extends SourceFlags, SettingListFlags {
   readonly nPrompt?: readonly number[];
   readonly nGen?: readonly number[];
   readonly promptGen?: readonly (readonly [number, number])[];
@@ -30,17 +23,10 @@ interface BenchFlags extends SourceFlags {
   readonly cold?: boolean;
   readonly warmup: boolean;
   readonly sustained?: number;
-  readonly mlock?: boolean;
-  readonly profile?: boolean;
-  readonly quiet?: boolean;
 }
 
 const DEFAULT_PROMPT = 512;
 const DEFAULT_ANSWER = 128;
-const SETTINGS_MAX = 256;
-
-/** A test's size is no setting; the context follows from it. */
-const LISTED = SETTING_FLAGS.filter(({ flags }) => !flags.includes('--context'));
 
 const counts = (text: string): readonly number[] => expandList(text).map(integer);
 
@@ -59,12 +45,6 @@ function pair(
 export function withLlamaBenchSpelling(args: readonly string[]): string[] {
   if (args[2] !== 'bench') return [...args];
   return args.map((word) => (word === '-pg' ? '--prompt-gen' : word));
-}
-
-function listOption({ flags, description, parse }: SettingFlag): Option {
-  return new Option(flags.replace(/<\w+>/, '<list>'), `${description.replace(/ \(default.*\)/, '')}`)
-    .env(environmentNameOf(flags))
-    .argParser((text) => expandList(text).map(parse));
 }
 
 export function addBench(program: Command, interruption: () => Interruption): void {
@@ -87,13 +67,9 @@ export function addBench(program: Command, interruption: () => Interruption): vo
     .option('--sustained <n>', 'one long answer instead, and its speed over time', integer)
     .option('-f, --file <path>', 'take the tokens from this text (default: one that comes with moestream)')
     .option('--ids <path>', 'take these token ids');
-  for (const setting of LISTED) command.addOption(listOption(setting));
-  command
-    .option('--mlock', 'keep weights and cache from being swapped out')
-    .option('--no-profile', 'leave out what `moestream tune` has found for this machine and model')
-    .option('-q, --quiet', 'nothing on stderr but errors')
-    .addHelpText('after', '\nLists: 1,2,4 or ranges 1-8, 1-8+2, 16-256*2.')
-    .action((models: readonly string[], flags: BenchFlags) => bench(models, flags, interruption()));
+  addSettingLists(command).action((models: readonly string[], flags: BenchFlags) =>
+    bench(models, flags, interruption()),
+  );
 }
 
 function testsOf(flags: BenchFlags): BenchTest[] {
@@ -125,44 +101,6 @@ function testsOf(flags: BenchFlags): BenchTest[] {
   }
   if (tests.length > 0) return tests;
   throw new MoestreamError('USAGE', 'nothing to measure', { hint: 'Give -p, -n or -pg something above 0.' });
-}
-
-const valueText = (attribute: string, value: unknown): string =>
-  attribute === 'memory' && typeof value === 'number' ? formatBytes(value) : String(value);
-
-/** Every combination of models and listed values. */
-function settingsOf(models: readonly string[], flags: BenchFlags): BenchSetting[] {
-  const given = flags as unknown as Readonly<Record<string, readonly unknown[] | undefined>>;
-  let combinations: Record<string, unknown>[] = models.map((model) => ({ model }));
-  const names = LISTED.map(({ flags: text }) => ({
-    attribute: new Option(text).attributeName(),
-    name: new Option(text).name(),
-  }));
-  for (const { attribute } of names) {
-    const values = given[attribute];
-    if (values === undefined) continue;
-    combinations = combinations.flatMap((each) => values.map((value) => ({ ...each, [attribute]: value })));
-  }
-  if (combinations.length > SETTINGS_MAX) {
-    throw new MoestreamError(
-      'USAGE',
-      `${combinations.length} combinations, at most ${SETTINGS_MAX} are measured`,
-    );
-  }
-  const { mlock, profile } = flags;
-  return combinations.map((combination) => ({
-    options: openOptionsOf({
-      ...(combination as unknown as EngineFlags),
-      ...(mlock === undefined ? {} : { mlock }),
-      ...(profile === undefined ? {} : { profile }),
-      quiet: true,
-    }),
-    given: Object.fromEntries(
-      names
-        .filter(({ attribute }) => combination[attribute] !== undefined)
-        .map(({ attribute, name }) => [name, valueText(attribute, combination[attribute])]),
-    ),
-  }));
 }
 
 /** Prints rows in a format: some as they come, some at the end. */

@@ -3,6 +3,9 @@
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { MoestreamError } from '../errors.ts';
+import { addBench, withLlamaBenchSpelling } from './bench.ts';
+import { addCompare } from './compare.ts';
+import { addConfig } from './config.ts';
 import { addDiskbench } from './diskbench.ts';
 import { EXIT_FAILURE, EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
 import { addGenerate } from './generate.ts';
@@ -15,6 +18,7 @@ import { addPerplexity } from './perplexity.ts';
 import { addPlan } from './plan.ts';
 import { addSweep } from './sweep.ts';
 import { addTokenize } from './tokenize.ts';
+import { addTune } from './tune.ts';
 import { addVerify } from './verify.ts';
 
 const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
@@ -41,8 +45,12 @@ function createProgram(): Command {
   addVerify(program, interruptible);
   addPlan(program);
   addPerplexity(program, interruptible);
+  addCompare(program, interruptible);
+  addBench(program, interruptible);
   addDiskbench(program, interruptible);
   addSweep(program, interruptible);
+  addConfig(program);
+  addTune(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;
@@ -50,7 +58,7 @@ function createProgram(): Command {
 
 async function main(): Promise<number> {
   try {
-    await createProgram().parseAsync();
+    await createProgram().parseAsync(withLlamaBenchSpelling(process.argv));
     return EXIT_OK;
   } catch (error) {
     // commander has printed its own message; help and version are no errors.
