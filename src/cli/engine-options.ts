@@ -110,19 +110,22 @@ function settingOption(flags: string, description: string, kind: Parser | readon
 
 /**
  * `-m` names the model, except in commands whose first argument does; those call `openOptionsOf({ ...flags, model })`.
- * Environment variables set what takes a value.
+ * Environment variables set what takes a value. Without `profile` the command knows no profiles.
  */
 export function addEngineFlags(
   command: Command,
-  { model = 'flag' }: { readonly model?: 'flag' | 'argument' } = {},
+  {
+    model = 'flag',
+    profile = true,
+  }: { readonly model?: 'flag' | 'argument'; readonly profile?: boolean } = {},
 ): Command {
   if (model === 'flag')
     command.requiredOption('-m, --model <file>', 'GGUF file, any part of a split set, or packed folder');
   for (const setting of SETTINGS) command.addOption(settingOption(...setting));
-  return command
-    .option('--mlock', 'keep weights and cache from being swapped out')
-    .option('--no-profile', 'leave out what `moestream tune` has found for this machine and model')
-    .option('-q, --quiet', 'nothing on stderr but errors');
+  command.option('--mlock', 'keep weights and cache from being swapped out');
+  if (profile)
+    command.option('--no-profile', 'leave out what `moestream tune` has found for this machine and model');
+  return command.option('-q, --quiet', 'nothing on stderr but errors');
 }
 
 /** What was given by flags and environment, without the profile. */
