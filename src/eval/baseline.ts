@@ -2,9 +2,9 @@
  * The file that `--kl-base` writes and `--kl` reads: a model's probabilities at every scored token (docs/format.md).
  *
  * A probability is kept as its negative logarithm in steps of 1/2048 nat, in 16 bits: 32 nats reach down to 1e-14, and a
- * step is finer than a half float's at any value above 1. Read back, a row is normalised, so what rounding does to a
- * divergence is of second order: below 1e-7 nats. 248,320 tokens take 497 KB a row instead of 993 KB, and only
- * one row is ever in memory.
+ * step is finer than a half float's at any value above 1. Read back, a row is normalised, so that a model is less than
+ * 1e-7 nats away from itself; the divergence of another one moves by some 1e-5 of itself. 248,320 tokens take 497 KB a row
+ * instead of 993 KB, and only one row is ever in memory.
  *
  * Invariant: a file under the target's name is whole. It is written beside it and renamed behind an fsync; and a reader
  * believes only what size and checksums confirm.

@@ -39,7 +39,9 @@ export type Statistic = (values: readonly number[]) => number;
 
 export function mean(values: readonly number[]): number {
   invariant(values.length > 0, 'a mean is of at least one value');
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
+  const rough = values.reduce((sum, value) => sum + value, 0) / values.length;
+  // Once more over what is left: a large sum has rounded the small digits away.
+  return rough + values.reduce((sum, value) => sum + (value - rough), 0) / values.length;
 }
 
 export function standardDeviation(values: readonly number[]): number {
