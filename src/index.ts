@@ -7,8 +7,10 @@ export type {
   IoMode,
   KvType,
   OpenOptions,
-  Predictor,
   Prompt,
 } from './engine/options.ts';
 export { ERROR_CODES, type ErrorCode, MoestreamError } from './errors.ts';
 export type { MemoryPlan } from './pipeline/plan.ts';
+export type { ExpertCounters } from './workers/expert-counters.ts';
+export { PREDICTOR_NAMES, type PredictorName } from './workers/predictors/predictor.ts';
+export type { ControllerDecision, ControllerReport } from './workers/prefetch-controller.ts';

@@ -171,6 +171,11 @@ export interface Backend {
   begin(rowCount: number): void;
   /** Norm, attention or DeltaNet, residual, norm, router: fills the bound routes for every row. */
   mix(layer: number): void;
+  /**
+   * Copies the residual stream of a row, as the router has just seen it, before its norm, to `firstFloat` of `into`: hidden
+   * floats, for predictors. Between `mix` and `combine`.
+   */
+  copyStream(row: number, into: Float32Array, firstFloat: number): void;
   /** The shared expert; needs no routed expert, so it runs while they are read. No effect when the model has none. */
   shared(layer: number): void;
   /** One expert for all the rows that selected it. Byte offsets are relative to the segment's first byte. */
@@ -190,8 +195,36 @@ export interface Backend {
   close(): void;
 }
 
+/** native/cpu: the routers of all layers, asked about a residual stream of an earlier layer. Used from one thread. */
+export interface RouterProbe {
+  /** `router` is (rows, hidden) and stays the caller's. */
+  setLayer(
+    layer: number,
+    normType: number,
+    norm: Uint8Array,
+    routerType: number,
+    rows: number,
+    router: Uint8Array,
+  ): void;
+  /** The `wanted` experts with the largest scores for the stream at `firstFloat`, largest first, to `firstId` of `ids`. */
+  probe(
+    layer: number,
+    streams: Float32Array,
+    firstFloat: number,
+    ids: Int32Array,
+    firstId: number,
+    wanted: number,
+  ): void;
+}
+
 export interface CpuAddon {
   readonly Backend: new (config: BackendConfig) => Backend;
+  readonly RouterProbe: new (
+    layers: number,
+    hidden: number,
+    experts: number,
+    rmsEpsilon: number,
+  ) => RouterProbe;
   /** What a backend of this configuration will allocate, without allocating it. */
   footprint(config: BackendConfig): BackendFootprint;
   /** Dequantises whole blocks of a ggml type into float32: the reference that tests hold against golden vectors. */

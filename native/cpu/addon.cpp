@@ -17,6 +17,7 @@
 #include "backend.h"
 #include "dequantize.h"
 #include "footprint.h"
+#include "router_probe.h"
 #include "saved_sequence.h"
 
 namespace {
@@ -192,6 +193,7 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
                            InstanceMethod<&BackendObject::sequence_bytes>("sequenceBytes"),
                            InstanceMethod<&BackendObject::begin>("begin"),
                            InstanceMethod<&BackendObject::mix>("mix"),
+                           InstanceMethod<&BackendObject::copy_stream>("copyStream"),
                            InstanceMethod<&BackendObject::shared>("shared"),
                            InstanceMethod<&BackendObject::expert>("expert"),
                            InstanceMethod<&BackendObject::combine>("combine"),
@@ -295,6 +297,17 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
     guarded(info.Env(), [&] { open().mix(count(info[0], "layer")); });
   }
 
+  // (row, into, first float)
+  void copy_stream(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      const auto into = view<float>(info[1], "into", "a Float32Array");
+      const std::size_t first = count(info[2], "firstFloat");
+      const std::size_t hidden = open().config().hidden;
+      if (first > into.size() || hidden > into.size() - first) throw std::invalid_argument("a row does not fit into it");
+      open().copy_stream(count(info[0], "row"), into.subspan(first, hidden));
+    });
+  }
+
   void shared(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] { open().shared(count(info[0], "layer")); });
   }
@@ -342,6 +355,70 @@ class BackendObject : public Napi::ObjectWrap<BackendObject> {
   Napi::Reference<Napi::Value> route_ids_;
   Napi::Reference<Napi::Value> route_weights_;
   Napi::Reference<Napi::Value> logits_;
+};
+
+class RouterProbeObject : public Napi::ObjectWrap<RouterProbeObject> {
+ public:
+  // (layers, hidden, experts, rmsEpsilon)
+  explicit RouterProbeObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<RouterProbeObject>(info) {
+    guarded(info.Env(), [&] {
+      if (!info[3].IsNumber()) throw type_error(info.Env(), "rmsEpsilon", "a number");
+      hidden_ = count(info[1], "hidden");
+      probe_ = std::make_unique<RouterProbe>(count(info[0], "layers"), hidden_, count(info[2], "experts"),
+                                             info[3].As<Napi::Number>().FloatValue());
+    });
+  }
+
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "RouterProbe",
+                       {
+                           InstanceMethod<&RouterProbeObject::set_layer>("setLayer"),
+                           InstanceMethod<&RouterProbeObject::probe>("probe"),
+                       });
+  }
+
+ private:
+  // (layer, norm type, norm bytes, router type, router rows, router bytes)
+  void set_layer(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      const Matrix norm = matrix(info[1], 1, info[2], "norm");
+      const Matrix router = matrix(info[3], count(info[4], "rows"), info[5], "router");
+      std::vector<float> values(hidden_);
+      row_dequantizer(norm.type)(norm.data, values.data(), hidden_);
+      probe_->set_layer(count(info[0], "layer"), values, router);
+      tensors_.push_back(Napi::Reference<Napi::Value>::New(info[5], 1));
+    });
+  }
+
+  // (layer, streams, first float, ids, first id, ids of one row)
+  void probe(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      const auto streams = view<float>(info[1], "streams", "a Float32Array");
+      const std::size_t first = count(info[2], "firstFloat");
+      const auto ids = view<std::int32_t>(info[3], "ids", "an Int32Array");
+      const std::size_t first_id = count(info[4], "firstId");
+      const std::size_t wanted = count(info[5], "wanted");
+      if (first > streams.size() || hidden_ > streams.size() - first || first_id > ids.size() ||
+          wanted > ids.size() - first_id) {
+        throw std::invalid_argument("the arrays do not fit a row");
+      }
+      probe_->probe(count(info[0], "layer"), streams.subspan(first, hidden_), ids.subspan(first_id, wanted));
+    });
+  }
+
+  Matrix matrix(const Napi::Value& type, std::size_t rows, const Napi::Value& bytes, const char* what) const {
+    const TypeTraits* traits = find_type(type_id(type, what));
+    const auto memory = bytes_view(bytes, what);
+    if (traits == nullptr || hidden_ % traits->block_values != 0 ||
+        memory.size() != rows * row_bytes(traits->type, hidden_)) {
+      throw std::invalid_argument(std::string("the bytes of the ") + what + " do not fit its shape");
+    }
+    return {traits->type, hidden_, rows, memory.data()};
+  }
+
+  std::size_t hidden_ = 0;
+  std::unique_ptr<RouterProbe> probe_;
+  std::vector<Napi::Reference<Napi::Value>> tensors_;
 };
 
 Napi::Value footprint_of(const Napi::CallbackInfo& info) {
@@ -470,6 +547,7 @@ Napi::Value supports_type(const Napi::CallbackInfo& info) {
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("Backend", BackendObject::define(env));
+  exports.Set("RouterProbe", RouterProbeObject::define(env));
   exports.Set("footprint", Napi::Function::New<footprint_of>(env, "footprint"));
   exports.Set("dequantize", Napi::Function::New<dequantize>(env, "dequantize"));
   exports.Set("instructionSets", Napi::Function::New<instruction_sets>(env, "instructionSets"));

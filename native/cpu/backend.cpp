@@ -246,6 +246,12 @@ void Backend::mix(std::size_t layer) {
   next_ = Next::kCombine;
 }
 
+void Backend::copy_stream(std::size_t row, std::span<float> into) const {
+  expect(Next::kCombine, "copyStream");
+  if (row >= step_.row_count() || into.size() != config_.hidden) refuse("copyStream of a row that is not in this step");
+  std::copy_n(scratch_.at(scratch_.plan.stream) + row * config_.hidden, config_.hidden, into.data());
+}
+
 void Backend::shared(std::size_t layer) {
   expect_layer(Next::kCombine, layer, "shared");
   if (config_.shared_width == 0) return;

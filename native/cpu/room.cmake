@@ -16,6 +16,7 @@ add_room(cpu
   native/cpu/model_config.cpp
   native/cpu/moe.cpp
   native/cpu/router.cpp
+  native/cpu/router_probe.cpp
   native/cpu/saved_sequence.cpp
   native/cpu/scratch.cpp
   native/cpu/sequence_state.cpp

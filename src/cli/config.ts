@@ -2,7 +2,7 @@
 import type { Command } from 'commander';
 import { type EngineSettings, settingsOf } from '../engine/options.ts';
 import { type AppliedProfile, applyProfile } from '../eval/profile/apply.ts';
-import { flagOf, SETTING_NAMES, type SettingName, TUNABLE_NAMES } from '../eval/settings.ts';
+import { effectiveValue, flagOf, SETTING_NAMES, type SettingName, TUNABLE_NAMES } from '../eval/settings.ts';
 import { openModel } from '../model/model.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import { addEngineFlags, type EngineFlags, environmentNameOf, givenOptionsOf } from './engine-options.ts';
@@ -62,7 +62,7 @@ function rowOf(
 ): ConfigRow {
   const flag = flagOf(setting);
   const attribute = setting === 'contextLength' ? 'context' : setting;
-  const base = { setting, flag, value: configuredValue(setting, settings) };
+  const base = { setting, flag, value: effectiveValue(settings, setting) };
   const source = command.getOptionValueSource(attribute);
   if (source === 'env') return { ...base, from: 'environment', detail: environmentNameOf(flag) };
   if (source !== undefined && source !== 'default') return { ...base, from: 'flag', detail: '' };
@@ -74,11 +74,6 @@ function rowOf(
   const detail =
     left === undefined ? '' : `not the profile's ${applied.entry?.settings[left.name]}: ${left.because}`;
   return { ...base, from: 'default', detail };
-}
-
-function configuredValue(setting: SettingName, settings: EngineSettings): string | number | boolean | null {
-  if (setting === 'memory') return settings.budgetBytes;
-  return settings[setting] ?? null;
 }
 
 function cellsOf({ setting, flag, value, from, detail }: ConfigRow): string[] {

@@ -14,12 +14,11 @@ import {
   type KvType,
   type OpenOptions,
   PRECISIONS,
-  PREDICTORS,
   type Precision,
-  type Predictor,
 } from '../engine/options.ts';
 import { applyProfile } from '../eval/profile/apply.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
+import { PREDICTOR_NAMES } from '../workers/predictors/predictor.ts';
 import { integer, size } from './arguments.ts';
 import { say } from './output.ts';
 
@@ -42,7 +41,9 @@ export interface EngineFlags {
   readonly precision?: Precision;
   readonly kvType?: KvType;
   readonly expertsPerToken?: number;
-  readonly predict?: Predictor;
+  readonly predict?: string;
+  readonly lookahead?: number;
+  readonly predictState?: string;
   readonly profile?: boolean;
   readonly quiet?: boolean;
 }
@@ -75,7 +76,13 @@ const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])
   ['--precision <name>', 'how matrices are multiplied (default fast)', PRECISIONS],
   ['--kv-type <name>', 'how keys and values are kept (default f16, in precision exact f32)', KV_TYPES],
   ['--experts-per-token <n>', "overrides the model's own number of experts", integer],
-  ['--predict <name>', 'which experts to read ahead (default none)', PREDICTORS],
+  [
+    '--predict <names>',
+    `who names experts to read ahead: none, auto, or of ${PREDICTOR_NAMES.join(', ')} (default none)`,
+    String,
+  ],
+  ['--lookahead <n>', 'layers to predict ahead (default 1)', integer],
+  ['--predict-state <file>', 'where the predictor markov keeps what it learned', String],
 ];
 
 /** What every setting's flag looks like, for commands that take lists of values instead of one. */

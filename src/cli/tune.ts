@@ -8,6 +8,7 @@ import { profileKey } from '../eval/profile/key.ts';
 import { storeEntry } from '../eval/profile/store.ts';
 import {
   describeSettings,
+  effectiveValue,
   flagOf,
   settingsIn,
   TUNABLE_NAMES,
@@ -126,7 +127,8 @@ function tuningOf(
     promptTokens: flags.promptTokens,
     fixed,
   });
-  const defaults = Object.fromEntries(TUNABLE_NAMES.map((name) => [name, settings[name]]));
+  const known = TUNABLE_NAMES.map((name) => [name, effectiveValue(settings, name)] as const);
+  const defaults = Object.fromEntries(known.filter(([, value]) => value !== null));
   return { axes, defaults: { ...defaults, chunk: config.maxRows } };
 }
 

@@ -17,6 +17,9 @@ import {
   TEXT_VALUE,
 } from '../pipeline/messages.ts';
 import { EMPTY } from '../pipeline/ring.ts';
+import type { ExpertCounters } from '../workers/expert-counters.ts';
+import type { PredictTotals } from '../workers/predict-contract.ts';
+import type { ControllerReport } from '../workers/prefetch-controller.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
 import type { Pipeline, PipelineRun, RunTotals } from './pipeline.ts';
 import { feedPrompt } from './prompt-feed.ts';
@@ -43,6 +46,11 @@ export interface GenerationStats {
   readonly prefetches: number;
   /** Time in which compute waited for reads. */
   readonly waitMicros: number;
+  /** Every count of the expert cache and its prefetches. */
+  readonly experts: ExpertCounters;
+  /** How many hints were read, and why. */
+  readonly controller: ControllerReport;
+  readonly predictions: PredictTotals;
 }
 
 export interface GenerationResult {
@@ -212,19 +220,23 @@ function perSecond(count: number, micros: number): number {
   return micros > 0 ? (count * 1e6) / micros : 0;
 }
 
-function statsOf({ compute, sample }: RunTotals): GenerationStats {
+function statsOf({ compute, predict, sample }: RunTotals): GenerationStats {
+  const { promptTokens, decodedTokens, promptMicros, decodeMicros, controller, ...experts } = compute;
   return {
-    promptTokens: compute.promptTokens,
+    promptTokens,
     answerTokens: sample?.sampledTokens ?? 0,
-    promptMicros: compute.promptMicros,
-    decodeMicros: compute.decodeMicros,
-    promptTokensPerSecond: perSecond(compute.promptTokens, compute.promptMicros),
-    decodeTokensPerSecond: perSecond(compute.decodedTokens, compute.decodeMicros),
-    bytesRead: compute.bytesRead,
-    expertLookups: compute.lookups,
-    expertHits: compute.hits,
-    hitRate: compute.lookups > 0 ? compute.hits / compute.lookups : 0,
-    prefetches: compute.prefetches,
-    waitMicros: compute.waitMicros,
+    promptMicros,
+    decodeMicros,
+    promptTokensPerSecond: perSecond(promptTokens, promptMicros),
+    decodeTokensPerSecond: perSecond(decodedTokens, decodeMicros),
+    bytesRead: experts.bytesRead,
+    expertLookups: experts.lookups,
+    expertHits: experts.hits,
+    hitRate: experts.lookups > 0 ? experts.hits / experts.lookups : 0,
+    prefetches: experts.prefetches,
+    waitMicros: experts.waitMicros,
+    experts,
+    controller,
+    predictions: predict,
   };
 }

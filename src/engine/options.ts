@@ -7,7 +7,9 @@ import { POLICIES, type Policy } from '../pipeline/eviction.ts';
 import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
 import { parseBytes } from '../pipeline/memory.ts';
 import { defaultThreads } from '../pipeline/plan.ts';
+import { LOOKAHEAD_MAX } from '../workers/predictors/lookahead.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
+import { type Prediction, predictionOf } from './prediction.ts';
 
 export const IO_MODES = ['auto', 'direct', 'buffered'] as const;
 export type IoMode = (typeof IO_MODES)[number];
@@ -20,9 +22,6 @@ export type Precision = (typeof PRECISIONS)[number];
 
 export const KV_TYPES = ['f32', 'f16', 'q8_0'] as const;
 export type KvType = (typeof KV_TYPES)[number];
-
-export const PREDICTORS = ['none', 'temporal'] as const;
-export type Predictor = (typeof PREDICTORS)[number];
 
 export interface OpenOptions {
   /** Path of a GGUF file, or of any part of a split set. */
@@ -71,8 +70,15 @@ export interface OpenOptions {
   readonly kvType?: KvType;
   /** Overrides the number of experts per token that the model was trained with. */
   readonly expertsPerToken?: number;
-  /** Which experts to read before the router asks for them. Default none. */
-  readonly predict?: Predictor;
+  /**
+   * Who names experts to read before the router asks for them: `none`, or names of predictors, whose hints are read as they
+   * come; with `auto` among them, or alone, as many as measuring shows to pay. Comma-separated text, or a list. Default none.
+   */
+  readonly predict?: string | readonly string[];
+  /** Layers to predict ahead. Default 1. */
+  readonly lookahead?: number;
+  /** File in which the predictor markov keeps what it learned, from one engine to the next. Default: it starts anew. */
+  readonly predictState?: string;
   /** A read that takes longer fails. Default 30,000. */
   readonly readTimeoutMillis?: number;
   /** Told once each, in one sentence, what was chosen where there was a choice. Default: nobody. */
@@ -101,7 +107,8 @@ export interface EngineSettings {
   readonly precision: Precision;
   readonly kvType: KvType;
   readonly expertsPerToken: number | undefined;
-  readonly predict: Predictor;
+  /** Undefined: nobody predicts. */
+  readonly predict: Prediction | undefined;
   readonly readTimeoutMillis: number;
   readonly notice: (sentence: string) => void;
 }
@@ -130,6 +137,8 @@ export interface GenerateOptions extends Partial<SamplingParams> {
   readonly stop?: readonly string[];
   /** A system message before a prompt that is a string. */
   readonly system?: string;
+  /** Records every choice of the routers in this file (docs/format.md), in the place of what was there. */
+  readonly traceRouting?: string;
 }
 
 const READERS_MAX = 64;
@@ -173,6 +182,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
   }
   const { contextLength, expertsPerToken } = options;
   const precision = oneOf('precision', options.precision ?? 'fast', PRECISIONS);
+  const depth = integerBetween('lookahead', options.lookahead ?? 1, 1, LOOKAHEAD_MAX);
   return {
     model: options.model,
     budgetBytes: budgetOf(options.memory),
@@ -199,7 +209,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
       expertsPerToken === undefined
         ? undefined
         : integerBetween('expertsPerToken', expertsPerToken, 1, 65536),
-    predict: oneOf('predict', options.predict ?? 'none', PREDICTORS),
+    predict: predictionOf(options.predict ?? 'none', depth, options.predictState),
     readTimeoutMillis: integerBetween('readTimeoutMillis', options.readTimeoutMillis ?? 30_000, 1, 3_600_000),
     notice: options.onNotice ?? (() => {}),
   };

@@ -21,8 +21,9 @@ import { placeSlots, slotCount } from '../pipeline/slab.ts';
 import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
 import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
-import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
+import type { PredictTotals } from '../workers/predict-contract.ts';
 import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
+import { Forecaster } from './forecaster.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
 import { type PlannedModel, planOf } from './planning.ts';
@@ -36,6 +37,7 @@ const WATCH_MILLIS = 5_000;
 /** What one run did, by stage. */
 export interface RunTotals {
   readonly compute: ComputeTotals;
+  /** All zero where nobody predicts, or where the predictor was lost in this run or before. */
   readonly predict: PredictTotals;
   readonly sample: SampleTotals | undefined;
 }
@@ -44,24 +46,22 @@ export interface PipelineRun {
   readonly compute: ComputeRun;
   /** Without a sampler the caller takes the logits off the ring itself. */
   readonly sample: SampleRun | undefined;
+  /** Where every choice of the routers goes; the caller empties it. */
+  readonly trace?: SpscRing;
 }
 
 interface Rings {
   readonly prompt: SpscRing;
   readonly tokens: SpscRing;
   readonly logits: SpscRing;
-  readonly routes: SpscRing;
-  readonly hints: SpscRing;
   readonly text: SpscRing;
 }
 
-function createRings(config: BackendConfig): Rings {
+function createRings(): Rings {
   return {
     prompt: SpscRing.create(messages.PROMPT_SLOTS, messages.PROMPT_WORDS),
     tokens: SpscRing.create(messages.TOKEN_SLOTS, messages.TOKEN_WORDS),
     logits: SpscRing.create(messages.LOGITS_SLOTS, messages.LOGITS_WORDS),
-    routes: SpscRing.create(messages.ROUTE_SLOTS, messages.ROUTE_IDS + config.expertsPerToken),
-    hints: SpscRing.create(messages.HINT_SLOTS, messages.HINT_WORDS),
     text: SpscRing.create(messages.TEXT_SLOTS, messages.TEXT_WORDS),
   };
 }
@@ -84,10 +84,11 @@ export class Pipeline {
   private readonly readers: ReaderPool;
   readonly readEngine: ReadEngine;
   private readonly compute = new StageHandle<ComputeSetup, ComputeRun, ComputeTotals>('compute');
-  private readonly predict = new StageHandle<PredictSetup, undefined, PredictTotals>('predict');
+  private readonly forecaster: Forecaster;
   private readonly sample = new StageHandle<SampleSetup, SampleRun, SampleTotals>('sample');
   private sampleReady = false;
   private active: ActiveRun | undefined;
+  private trace: SpscRing | undefined;
 
   static async start(model: Model, settings: EngineSettings): Promise<Pipeline> {
     const io = loadIo();
@@ -118,7 +119,8 @@ export class Pipeline {
     this.config = planned.config;
     this.residents = planned.residents;
     this.files = files;
-    this.rings = createRings(planned.config);
+    this.rings = createRings();
+    this.forecaster = new Forecaster(settings, planned.config);
     this.logitsBuffer = new Float32Array(
       new SharedArrayBuffer(messages.LOGITS_SLOTS * planned.config.vocabulary * 4),
     );
@@ -137,23 +139,37 @@ export class Pipeline {
    */
   begin(request: PipelineRun, signal: AbortSignal | undefined): ActiveRun {
     invariant(this.active === undefined, 'one run at a time');
-    for (const ring of Object.values(this.rings)) ring.reset();
+    this.trace = request.trace;
+    for (const ring of this.allRings()) ring.reset();
     this.control.setRunStopped(false);
-    const watched = STAGES.filter((stage) => stage !== 'sample' || request.sample !== undefined);
+    const runs: Readonly<Record<Stage, boolean>> = {
+      compute: true,
+      sample: request.sample !== undefined,
+      predict: this.forecaster.works,
+    };
     const stages = {
-      predict: this.predict.run(undefined),
+      predict: this.forecaster.run(),
       sample: request.sample === undefined ? Promise.resolve(undefined) : this.sample.run(request.sample),
-      compute: this.compute.run(request.compute),
+      compute: this.compute.run({
+        ...request.compute,
+        ...(request.trace === undefined ? {} : { trace: request.trace.handle() }),
+      }),
     };
     const active = new ActiveRun(stages, {
       stop: () => this.stop(),
       ended: () => {
         this.active = undefined;
+        this.trace = undefined;
       },
     });
     this.active = active;
     active.onEnd(this.readers.fuse.listen((error) => active.fail(error)));
-    active.onEnd(watchHeartbeats(this.control, watched, active));
+    const watched = STAGES.filter((stage) => runs[stage]);
+    active.onEnd(
+      watchHeartbeats(this.control, watched, (stage, error) =>
+        stage === 'predict' ? this.forecaster.lose(error) : active.fail(error),
+      ),
+    );
     if (signal !== undefined) active.onEnd(abortWith(signal, active));
     return active;
   }
@@ -183,7 +199,7 @@ export class Pipeline {
   async close(): Promise<void> {
     this.control.shutDown();
     this.interrupt();
-    const stages = Promise.all([this.compute.end(), this.predict.end(), this.sample.end()]);
+    const stages = Promise.all([this.compute.end(), this.forecaster.end(), this.sample.end()]);
     const totals = await this.readers.end();
     await stages;
     // A loop over an answer that was left standing must not keep this pipeline's memory.
@@ -194,9 +210,14 @@ export class Pipeline {
   }
 
   private interrupt(): void {
-    for (const ring of Object.values(this.rings)) ring.interrupt();
+    for (const ring of this.allRings()) ring.interrupt();
     this.queue.interrupt();
     this.tickets.bell.interrupt();
+  }
+
+  private allRings(): SpscRing[] {
+    const trace = this.trace === undefined ? [] : [this.trace];
+    return [...Object.values(this.rings), ...this.forecaster.ringList, ...trace];
   }
 
   private async setUp(): Promise<void> {
@@ -216,13 +237,7 @@ export class Pipeline {
     for (const segment of slabSegments) this.io.prefault(segment);
     await weights;
     if (this.settings.mlock) this.lockInMemory(segments);
-    await this.predict.setUp({
-      control: this.control.words,
-      routes: this.rings.routes.handle(),
-      hints: this.rings.hints.handle(),
-      layers: this.config.layers,
-      expertsPerToken: this.config.expertsPerToken,
-    });
+    await this.forecaster.setUp(this.model, this.control.words, this.residents, dense);
     await this.compute.setUp(this.computeSetup(segments, dense.length));
   }
 
@@ -231,6 +246,7 @@ export class Pipeline {
     firstSlabSegment: number,
   ): ComputeSetup {
     const { rings, model, settings } = this;
+    const forecast = this.forecaster.rings;
     return {
       backend: this.config,
       control: this.control.words,
@@ -239,8 +255,9 @@ export class Pipeline {
       prompt: rings.prompt.handle(),
       tokens: rings.tokens.handle(),
       logits: rings.logits.handle(),
-      routes: rings.routes.handle(),
-      hints: rings.hints.handle(),
+      routes: forecast?.routes.handle(),
+      streams: forecast?.streams?.handle(),
+      hints: forecast?.hints.handle(),
       logitsBuffer: this.logitsBuffer,
       segments,
       firstSlabSegment,
@@ -257,7 +274,7 @@ export class Pipeline {
       fileSizeBytes: this.files.sizeBytes,
       split: settings.split,
       readTimeoutMillis: settings.readTimeoutMillis,
-      prefetch: settings.predict !== 'none',
+      ...this.forecaster.acceptance,
     };
   }
 
@@ -379,8 +396,12 @@ function abortWith(signal: AbortSignal, active: ActiveRun): () => void {
   return () => signal.removeEventListener('abort', abort);
 }
 
-/** Fails a run in which a stage shows no heartbeat. */
-function watchHeartbeats(control: ControlBlock, stages: readonly Stage[], active: ActiveRun): () => void {
+/** Tells of a stage that shows no heartbeat. */
+function watchHeartbeats(
+  control: ControlBlock,
+  stages: readonly Stage[],
+  stuck: (stage: Stage, error: MoestreamError) => void,
+): () => void {
   const seen = stages.map((stage) => ({
     stage,
     beat: control.heartbeat(stage),
@@ -394,7 +415,8 @@ function watchHeartbeats(control: ControlBlock, stages: readonly Stage[], active
         each.atMillis = performance.now();
       } else if (performance.now() - each.atMillis > STUCK_MILLIS) {
         const seconds = STUCK_MILLIS / 1000;
-        active.fail(
+        stuck(
+          each.stage,
           new MoestreamError('WORKER_FAILED', `the ${each.stage} thread made no progress for ${seconds} s`),
         );
       }

@@ -6,17 +6,23 @@
  */
 import { z } from 'zod';
 import {
+  type EngineSettings,
   IO_ENGINES,
   IO_MODES,
   KV_TYPES,
   type OpenOptions,
   PRECISIONS,
-  PREDICTORS,
 } from '../engine/options.ts';
 import { POLICIES } from '../pipeline/eviction.ts';
 
 /** What an engine can be set to, without what belongs to one process. */
-export type Settings = Omit<OpenOptions, 'model' | 'onNotice' | 'readTimeoutMillis'>;
+export type Settings = Omit<
+  OpenOptions,
+  'model' | 'onNotice' | 'readTimeoutMillis' | 'predict' | 'predictState'
+> & {
+  /** Names, separated by commas. */
+  readonly predict?: string;
+};
 export type SettingName = keyof Settings;
 export type SettingValue = string | number | boolean;
 
@@ -40,7 +46,8 @@ export const SETTING_KINDS = {
   precision: z.enum(PRECISIONS),
   kvType: z.enum(KV_TYPES),
   expertsPerToken: whole,
-  predict: z.enum(PREDICTORS),
+  predict: z.string().max(100),
+  lookahead: whole,
 } satisfies Record<SettingName, z.ZodType>;
 
 export const SETTING_NAMES = Object.keys(SETTING_KINDS) as SettingName[];
@@ -62,6 +69,7 @@ export const TUNABLE_NAMES = [
   'cachePolicy',
   'chunk',
   'predict',
+  'lookahead',
 ] as const satisfies readonly SettingName[];
 
 export type TunableName = (typeof TUNABLE_NAMES)[number];
@@ -82,6 +90,15 @@ export function flagOf(name: SettingName): string {
 export function describeSettings(settings: Readonly<Partial<Record<SettingName, SettingValue>>>): string {
   const parts = Object.entries(settings).map(([name, value]) => `${flagOf(name as SettingName)} ${value}`);
   return parts.length === 0 ? 'the defaults' : parts.join(' ');
+}
+
+/** What an engine with these settings works with, as a person would write it; null where the plan decides. */
+export function effectiveValue(settings: EngineSettings, name: SettingName): SettingValue | null {
+  const { predict } = settings;
+  if (name === 'memory') return settings.budgetBytes;
+  if (name === 'lookahead') return predict?.depth ?? null;
+  if (name !== 'predict') return settings[name] ?? null;
+  return predict === undefined ? 'none' : [...(predict.auto ? ['auto'] : []), ...predict.names].join(',');
 }
 
 /** The parts of OpenOptions that are settings. */

@@ -148,10 +148,13 @@ export class ExpertLayout {
     return region.placeBytes + (expertOffset(region, expert) % PAGE_BYTES) + withinBytes[span]!;
   }
 
-  /** Fills `into` with the chunks of an expert, in file order of its regions: gate first, down last. */
-  chunksOf(layer: number, expert: number, into: ChunkList): void {
+  /**
+   * Fills `into` with the chunks of an expert, in file order of its regions: gate first, down last. `fineness` asks for so
+   * many times more and smaller chunks.
+   */
+  chunksOf(layer: number, expert: number, into: ChunkList, fineness = 1): void {
     const { regions } = this.layers[layer]!;
-    this.allotCuts(regions, expert);
+    this.allotCuts(regions, expert, Math.min(CHUNKS_MAX, fineness * Math.max(this.split, regions.length)));
     into.count = 0;
     for (let index = 0; index < regions.length; index++) {
       const region = regions[index]!;
@@ -174,7 +177,7 @@ export class ExpertLayout {
   }
 
   /** How many chunks each region gets: one each, then one more to whichever has the largest chunks. */
-  private allotCuts(regions: readonly Region[], expert: number): void {
+  private allotCuts(regions: readonly Region[], expert: number, wanted: number): void {
     for (let index = 0; index < regions.length; index++) {
       const region = regions[index]!;
       const begin = expertOffset(region, expert);
@@ -182,7 +185,7 @@ export class ExpertLayout {
         (roundUp(begin + region.byteLength, PAGE_BYTES) - roundDown(begin, PAGE_BYTES)) / PAGE_BYTES;
       this.cuts[index] = 1;
     }
-    for (let total = regions.length; total < this.split; total++) {
+    for (let total = regions.length; total < wanted; total++) {
       let largest = 0;
       for (let index = 1; index < regions.length; index++) {
         if (this.pages[index]! * this.cuts[largest]! > this.pages[largest]! * this.cuts[index]!)

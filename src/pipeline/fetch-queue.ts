@@ -10,6 +10,11 @@
  * or two under way they arrive one after another, every 1.2 ms, for 4 to 12 % of the bandwidth, and compute can follow.
  * Requests are taken in the order they were queued, which is the router's.
  *
+ * Prefetch fills idle disk time only: a reader takes from the prefetch lane when no demand is queued and none is under way,
+ * and at most two prefetch chunks are under way at once. They are half as long as demand chunks (PREFETCH_FINENESS), so a
+ * demand that comes meets at most one chunk's worth of reading before it; two, because one at a time leaves the disk idle
+ * between them.
+ *
  * A reader that waits inside native code (io_uring) cannot be woken by Atomics.notify; it raises NATIVE_SLEEPER, and
  * whoever queues a request then signals its wake descriptor.
  *
@@ -25,6 +30,10 @@ import { NO_CLAIM } from './tickets.ts';
 export const LANE_DEMAND = 0;
 export const LANE_PREFETCH = 1;
 
+/** Prefetch chunks under way at once, and into how many more chunks than a demand a prefetch is cut. */
+export const PREFETCHES_UNDER_WAY_MAX = 2;
+export const PREFETCH_FINENESS = 2;
+
 /** One read: where from, where to, and whose. Filled by the producer, copied out by a reader. */
 export interface ReadRequest {
   ticket: number;
@@ -39,7 +48,12 @@ export interface ReadRequest {
   requiredBytes: number;
   segment: number;
   intoBytes: number;
+  /** Which lane it was taken from: set by whoever takes it. */
+  lane: number;
 }
+
+/** What a producer fills. */
+export type QueuedRead = Omit<ReadRequest, 'lane'>;
 
 export const emptyRequest = (): ReadRequest => ({
   ticket: 0,
@@ -50,6 +64,7 @@ export const emptyRequest = (): ReadRequest => ({
   requiredBytes: 0,
   segment: 0,
   intoBytes: 0,
+  lane: LANE_DEMAND,
 });
 
 const SEQUENCE = 0;
@@ -90,7 +105,7 @@ class Lane {
       Atomics.store(this.words, this.slotAt(slot) + SEQUENCE, slot);
   }
 
-  tryPush(request: ReadRequest): boolean {
+  tryPush(request: QueuedRead): boolean {
     const words = this.words;
     const position = words[this.base + PUSHED]!;
     const at = this.slotAt(position);
@@ -162,6 +177,9 @@ const FILLED_BELL = 0;
 const SPACE_BELL = FILLED_BELL + DOORBELL_WORDS;
 const UNDER_WAY = SPACE_BELL + DOORBELL_WORDS;
 const MOST_UNDER_WAY = UNDER_WAY + 1;
+/** UNDER_WAY holds two counts, so that both change together: demand below, prefetch from this on. */
+const ONE_PREFETCH = 2 ** 16;
+const DEMANDS_MASK = ONE_PREFETCH - 1;
 const NATIVE_SLEEPER = UNDER_WAY + LINE_WORDS;
 const LANES = NATIVE_SLEEPER + LINE_WORDS;
 
@@ -191,7 +209,7 @@ export class FetchQueue {
       slots >= 2 && (slots & (slots - 1)) === 0,
       `queue of ${slots} slots: not a power of two above 1`,
     );
-    invariant(mostUnderWay >= 1, `${mostUnderWay} reads under way`);
+    invariant(mostUnderWay >= 1 && mostUnderWay < ONE_PREFETCH, `${mostUnderWay} reads under way`);
     const words = allocateWords(LANES + 2 * Lane.words(slots));
     words[MOST_UNDER_WAY] = mostUnderWay;
     const queue = new FetchQueue({ words, slots, wakeFd }, signal);
@@ -217,7 +235,7 @@ export class FetchQueue {
   }
 
   /** Producer. False when the lane is full. */
-  tryPush(lane: number, request: ReadRequest): boolean {
+  tryPush(lane: number, request: QueuedRead): boolean {
     if (!this.lanes[lane]!.tryPush(request)) return false;
     this.filledBell.ring();
     this.wakeNative();
@@ -225,7 +243,7 @@ export class FetchQueue {
   }
 
   /** Producer: waits for room. False when the pipeline stops or the time is over. */
-  push(lane: number, request: ReadRequest, control: ControlBlock, timeoutMillis: number): boolean {
+  push(lane: number, request: QueuedRead, control: ControlBlock, timeoutMillis: number): boolean {
     const deadlineMillis = performance.now() + timeoutMillis;
     while (!this.tryPush(lane, request)) {
       const epoch = this.spaceBell.enter();
@@ -240,16 +258,25 @@ export class FetchQueue {
   }
 
   /**
-   * Reader: the next request, demand before prefetch. False when there is none, or as many reads are under way as may
-   * be. Every request taken must be given back with `finish`.
+   * Reader: the next request. A prefetch only while no demand is queued or under way. False when there is none, or as many
+   * reads are under way as may be. Every request taken must be given back with `finish`.
    */
   tryPop(into: ReadRequest): boolean {
-    if (!this.takePermit()) return false;
-    if (this.lanes[LANE_DEMAND].tryPop(into) || this.lanes[LANE_PREFETCH].tryPop(into)) {
+    return this.tryPopFrom(LANE_DEMAND, into) || this.tryPopFrom(LANE_PREFETCH, into);
+  }
+
+  /**
+   * A permit is taken only when the lane has something, and a reader that loses the race for it finds that another has it
+   * under way; that one looks again when it ends. So no reader goes to sleep over work that nobody will come for.
+   */
+  private tryPopFrom(lane: number, into: ReadRequest): boolean {
+    if (this.waiting(lane) <= 0 || !this.takePermit(lane)) return false;
+    if (this.lanes[lane]!.tryPop(into)) {
+      into.lane = lane;
       this.spaceBell.ring();
       return true;
     }
-    this.finish();
+    this.givePermit(lane);
     return false;
   }
 
@@ -267,8 +294,8 @@ export class FetchQueue {
   }
 
   /** Reader: a request has been dealt with. The one who calls this looks for the next by itself. */
-  finish(): void {
-    Atomics.sub(this.words, UNDER_WAY, 1);
+  finish(request: ReadRequest): void {
+    this.givePermit(request.lane);
   }
 
   /** Reader that is about to wait in native code: from now on it is signalled. Look for a request once more, then wait. */
@@ -295,13 +322,27 @@ export class FetchQueue {
     this.wakeNative();
   }
 
-  private takePermit(): boolean {
+  /** Reads that are under way from a lane, seen from anywhere. */
+  underWay(lane: number): number {
+    const counts = Atomics.load(this.words, UNDER_WAY);
+    return lane === LANE_DEMAND ? counts & DEMANDS_MASK : Math.floor(counts / ONE_PREFETCH);
+  }
+
+  private takePermit(lane: number): boolean {
     const most = this.mostUnderWay;
     for (;;) {
-      const underWay = Atomics.load(this.words, UNDER_WAY);
-      if (underWay >= most) return false;
-      if (Atomics.compareExchange(this.words, UNDER_WAY, underWay, underWay + 1) === underWay) return true;
+      const seen = Atomics.load(this.words, UNDER_WAY);
+      const demands = seen & DEMANDS_MASK;
+      const prefetches = Math.floor(seen / ONE_PREFETCH);
+      if (demands + prefetches >= most) return false;
+      if (lane === LANE_PREFETCH && (demands > 0 || prefetches >= PREFETCHES_UNDER_WAY_MAX)) return false;
+      const taken = seen + (lane === LANE_DEMAND ? 1 : ONE_PREFETCH);
+      if (Atomics.compareExchange(this.words, UNDER_WAY, seen, taken) === seen) return true;
     }
+  }
+
+  private givePermit(lane: number): void {
+    Atomics.sub(this.words, UNDER_WAY, lane === LANE_DEMAND ? 1 : ONE_PREFETCH);
   }
 
   private wakeNative(): void {

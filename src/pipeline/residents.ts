@@ -7,7 +7,7 @@
  */
 import { MoestreamError } from '../errors.ts';
 import type { DenseTensor } from '../model/tensor-map.ts';
-import type { ReadRequest } from './fetch-queue.ts';
+import type { QueuedRead } from './fetch-queue.ts';
 import { formatBytes, PAGE_BYTES, roundDown, roundUp, SEGMENT_BYTES_MAX } from './memory.ts';
 
 /** A dense tensor and its place. */
@@ -19,7 +19,7 @@ export interface ResidentTensor extends DenseTensor {
 export interface ResidentPlan {
   readonly segmentBytes: readonly number[];
   readonly tensors: readonly ResidentTensor[];
-  readonly reads: readonly Omit<ReadRequest, 'ticket' | 'claim'>[];
+  readonly reads: readonly Omit<QueuedRead, 'ticket' | 'claim'>[];
   readonly totalBytes: number;
 }
 
@@ -56,7 +56,7 @@ function regionsOf(dense: readonly DenseTensor[]): Region[] {
 export function planResidents(dense: readonly DenseTensor[], fileSizeBytes: readonly number[]): ResidentPlan {
   const segmentBytes: number[] = [];
   const tensors: ResidentTensor[] = [];
-  const reads: Omit<ReadRequest, 'ticket' | 'claim'>[] = [];
+  const reads: Omit<QueuedRead, 'ticket' | 'claim'>[] = [];
   for (const region of regionsOf(dense)) {
     const length = region.endBytes - region.beginBytes;
     if (length > SEGMENT_BYTES_MAX) {

@@ -71,6 +71,8 @@ export class Slab {
   private readonly state: Uint8Array;
   private readonly pins: Int32Array;
   private readonly classOf: Uint8Array;
+  /** layer * experts + expert of whom the last `admit` evicted, or NONE when the slot was empty. */
+  evictedKey = NONE;
   /** (classes) */
   private readonly policies: readonly EvictionPolicy[];
 
@@ -134,6 +136,7 @@ export class Slab {
     invariant(this.directory[key] === NONE, `expert ${expert} of layer ${layer} is in the slab already`);
     const slot = this.policyOf(layer).take();
     if (slot === NONE) return NONE;
+    this.evictedKey = this.owner[slot]!;
     this.forget(slot);
     this.owner[slot] = key;
     this.directory[key] = slot;

@@ -108,18 +108,18 @@ export class Tickets {
 
   /**
    * Issuer: takes every chunk that no reader has taken, so that none will, and marks the read as failed if there was one.
-   * Chunks that are being read still end by themselves.
+   * Chunks that are being read still end by themselves. Returns the chunks that were taken, as bits.
    */
-  cancel(ticket: number): void {
+  cancel(ticket: number): number {
     const at = this.at(ticket);
     for (;;) {
       const seen = Atomics.load(this.words, at + CLAIMS);
       const open = ~seen & CLAIM_MASK;
-      if (open === 0) return;
+      if (open === 0) return 0;
       if (Atomics.compareExchange(this.words, at + CLAIMS, seen, seen | CLAIM_MASK) !== seen) continue;
       Atomics.compareExchange(this.words, at + FAILURE, FAILURE_NONE, FAILURE_ABANDONED);
       Atomics.sub(this.words, at + PENDING, bitCount(open));
-      return;
+      return open;
     }
   }
 
@@ -170,7 +170,7 @@ export class Tickets {
   }
 }
 
-function bitCount(bits: number): number {
+export function bitCount(bits: number): number {
   let count = 0;
   for (let left = bits; left !== 0; left &= left - 1) count++;
   return count;

@@ -20,19 +20,14 @@ import { ControlBlock } from '../pipeline/control.ts';
 import type { Policy } from '../pipeline/eviction.ts';
 import { ExpertLayout, type LayerSource } from '../pipeline/expert-layout.ts';
 import { FetchQueue, type FetchQueueHandle } from '../pipeline/fetch-queue.ts';
-import {
-  END_OF_TOKENS,
-  HINT_EXPERT,
-  HINT_LAYER,
-  ROUTE_COUNT,
-  ROUTE_IDS,
-  ROUTE_LAYER,
-  ROUTE_POSITION,
-} from '../pipeline/messages.ts';
+import { END_OF_TOKENS, HINT_EXPERT, HINT_LAYER } from '../pipeline/messages.ts';
 import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
 import { placeSlots, Slab, type SlabShape } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
-import { type ExpertCounters, ExpertScheduler, newCounters, sumCounters } from './expert-scheduler.ts';
+import { countersSince, type ExpertCounters } from './expert-counters.ts';
+import { ExpertScheduler } from './expert-scheduler.ts';
+import { type ControllerReport, PrefetchController } from './prefetch-controller.ts';
+import { RouteNotes, RouteTrace } from './route-notes.ts';
 import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
 
 /** A dense tensor in memory, `segmentBytes` into its segment. */
@@ -55,8 +50,10 @@ export interface ComputeSetup {
   readonly prompt: RingHandle;
   readonly tokens: RingHandle;
   readonly logits: RingHandle;
-  readonly routes: RingHandle;
-  readonly hints: RingHandle;
+  /** To and from the predictor, when there is one. */
+  readonly routes: RingHandle | undefined;
+  readonly streams: RingHandle | undefined;
+  readonly hints: RingHandle | undefined;
   /** (logits ring slots, vocabulary) */
   readonly logitsBuffer: Float32Array<SharedArrayBuffer>;
   readonly segments: readonly Uint8Array<SharedArrayBuffer>[];
@@ -72,7 +69,9 @@ export interface ComputeSetup {
   readonly fileSizeBytes: readonly number[];
   readonly split: number;
   readonly readTimeoutMillis: number;
-  readonly prefetch: boolean;
+  /** Whether the number of hints that are read is fixed or found by measuring, and what it is at most. */
+  readonly prefetch: 'auto' | 'fixed';
+  readonly prefetchMost: number;
 }
 
 export interface ComputeRun {
@@ -87,6 +86,8 @@ export interface ComputeRun {
   readonly stepMicros?: Float64Array<SharedArrayBuffer>;
   /** (positions, layers, top-k): where to note the selected experts, if the caller wants them. */
   readonly routing?: Int32Array<SharedArrayBuffer>;
+  /** Where every choice of the routers goes, if it is recorded; compute waits while this ring is full. */
+  readonly trace?: RingHandle;
 }
 
 /** What one part of a run did. */
@@ -95,11 +96,16 @@ export interface PhaseTotals extends ExpertCounters {
   readonly micros: number;
 }
 
-/** A whole run, and its parts: the context before the clock starts, the rest of the prompt, the answer. */
+/**
+ * What the compute stage did in one run, and in its parts: the context before the clock starts, the rest of the prompt, the
+ * answer. The times are from its own clock and include its waits.
+ */
 export interface ComputeTotals extends ExpertCounters {
   readonly depth: PhaseTotals;
   readonly prompt: PhaseTotals;
   readonly decode: PhaseTotals;
+  /** What the prefetch controller decided, and why. */
+  readonly controller: ControllerReport;
   readonly promptTokens: number;
   readonly decodedTokens: number;
   readonly promptMicros: number;
@@ -130,7 +136,9 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
   }
 
   run(request: ComputeRun): ComputeTotals {
-    const run = new Run(this.setup, request);
+    const run = new Run(this.setup, request, this.backend);
+    this.scheduler.beginRun();
+    this.scheduler.takeHints = () => this.acceptHints(run);
     this.backend.resetSequence(SEQUENCE);
     const { depthTokens, promptTokens } = request;
     let going = true;
@@ -144,7 +152,8 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       if (going && request.decode) this.decode(run);
     });
     return {
-      ...sumCounters([depth, prompt, decode]),
+      ...this.scheduler.counters,
+      controller: this.scheduler.controller.report(),
       depth,
       prompt,
       decode,
@@ -190,6 +199,8 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       queue: new FetchQueue(setup.queue, (wakeFd) => io.signalWakeFd(wakeFd)),
       tickets: new Tickets(setup.tickets),
       control: this.control,
+      controller: new PrefetchController(setup.prefetch, setup.prefetchMost),
+      layers: setup.backend.layers,
       experts: setup.backend.experts,
       expertsPerToken: setup.backend.expertsPerToken,
       readTimeoutMillis: setup.readTimeoutMillis,
@@ -202,12 +213,12 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
 
   /** Does one part of a run, and says what it took. */
   private phase(run: Run, work: () => void): PhaseTotals {
-    this.scheduler.counters = newCounters();
+    const before = { ...this.scheduler.counters };
     const from = run.position;
     const beganMillis = performance.now();
     work();
     return {
-      ...this.scheduler.counters,
+      ...countersSince(this.scheduler.counters, before),
       tokens: run.position - from,
       micros: (performance.now() - beganMillis) * 1000,
     };
@@ -251,7 +262,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.control.beat('compute');
       if (this.control.stopping) return false;
       this.backend.mix(layer);
-      run.noteRoutes(layer, this.ids, rowCount);
+      if (!run.noteRoutes(layer, this.ids, this.weights, rowCount, this.control)) return false;
       if (!this.scheduler.runLayer(layer, this.ids, rowCount * expertsPerToken)) return false;
       this.backend.combine(layer);
       this.acceptHints(run);
@@ -261,14 +272,15 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     return this.sendLogits(run, firstLogits, rowCount);
   }
 
-  private acceptHints(run: Run): void {
+  private acceptHints({ hints }: Run): void {
+    if (hints === undefined) return;
     for (;;) {
-      const slot = run.hints.tryPeek();
+      const slot = hints.tryPeek();
       if (slot === EMPTY) return;
-      const layer = run.hints.words[slot + HINT_LAYER]!;
-      const expert = run.hints.words[slot + HINT_EXPERT]!;
-      run.hints.release();
-      if (this.setup.prefetch) this.scheduler.prefetch(layer, expert);
+      const layer = hints.words[slot + HINT_LAYER]!;
+      const expert = hints.words[slot + HINT_EXPERT]!;
+      hints.release();
+      this.scheduler.prefetch(layer, expert);
     }
   }
 
@@ -303,23 +315,25 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
 class Run {
   readonly request: ComputeRun;
   readonly logits: SpscRing;
-  readonly hints: SpscRing;
+  readonly hints: SpscRing | undefined;
   position = 0;
   private readonly setup: ComputeSetup;
   private readonly prompt: SpscRing;
   private readonly tokens: SpscRing;
-  private readonly routes: SpscRing;
+  private readonly routes: RouteNotes | undefined;
+  private readonly trace: RouteTrace | undefined;
   private promptSlot = EMPTY;
   private promptAt = 0;
 
-  constructor(setup: ComputeSetup, request: ComputeRun) {
+  constructor(setup: ComputeSetup, request: ComputeRun, backend: Backend) {
     this.setup = setup;
     this.request = request;
     this.prompt = new SpscRing(setup.prompt);
     this.tokens = new SpscRing(setup.tokens);
     this.logits = new SpscRing(setup.logits);
-    this.routes = new SpscRing(setup.routes);
-    this.hints = new SpscRing(setup.hints);
+    this.hints = setup.hints && new SpscRing(setup.hints);
+    this.routes = setup.routes && new RouteNotes(setup.routes, setup.streams, setup.backend, backend);
+    this.trace = request.trace && new RouteTrace(request.trace, setup.backend.expertsPerToken);
   }
 
   /** The next id of the prompt, or STOPPED. */
@@ -352,20 +366,22 @@ class Run {
     }
   }
 
-  /** Tells the predictor about the last row, and the caller, if it asked, about all. */
-  noteRoutes(layer: number, ids: Int32Array, rowCount: number): void {
+  /** Tells whoever wants to know: predictor, recorder, caller. False when the pipeline is stopping. */
+  noteRoutes(
+    layer: number,
+    ids: Int32Array,
+    weights: Float32Array,
+    rowCount: number,
+    control: ControlBlock,
+  ): boolean {
+    this.routes?.note(layer, ids, rowCount);
+    if (this.trace && !this.trace.note(this.position, layer, ids, weights, rowCount, control)) return false;
+    this.copyRoutes(layer, ids, rowCount);
+    return true;
+  }
+
+  private copyRoutes(layer: number, ids: Int32Array, rowCount: number): void {
     const { expertsPerToken, layers } = this.setup.backend;
-    const slot = this.routes.tryReserve();
-    if (slot !== EMPTY) {
-      const { words } = this.routes;
-      words[slot + ROUTE_POSITION] = this.position + rowCount - 1;
-      words[slot + ROUTE_LAYER] = layer;
-      words[slot + ROUTE_COUNT] = expertsPerToken;
-      const first = (rowCount - 1) * expertsPerToken;
-      for (let index = 0; index < expertsPerToken; index++)
-        words[slot + ROUTE_IDS + index] = ids[first + index]!;
-      this.routes.commit();
-    }
     const { routing } = this.request;
     if (routing === undefined) return;
     for (let row = 0; row < rowCount; row++) {

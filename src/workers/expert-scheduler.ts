@@ -2,7 +2,7 @@
  * The routed experts of one layer: from the router's choice to every expert's output.
  *
  * Order of work: issue the reads of what is missing, run the shared expert and the hits while they are under way, then
- * each arrival as it comes. The order in which experts are computed does not touch the result: each output goes to its
+ * each arrival as it comes; hints are taken in between, and their reads wait in a lane of their own until the disk is idle. The order in which experts are computed does not touch the result: each output goes to its
  * own buffer and the backend sums them in the router's order.
  *
  * It works with any slab that holds at least one slot per class: what does not fit now is admitted when an expert that
@@ -21,10 +21,15 @@ import {
   type FetchQueue,
   LANE_DEMAND,
   LANE_PREFETCH,
-  type ReadRequest,
+  PREFETCH_FINENESS,
+  type QueuedRead,
 } from '../pipeline/fetch-queue.ts';
 import { SLOT_LOADING, SLOT_READY, type Slab, type SlotPlace } from '../pipeline/slab.ts';
-import { FAILURE_ABANDONED, type ReadFailure, type Tickets } from '../pipeline/tickets.ts';
+import { bitCount, FAILURE_ABANDONED, type ReadFailure, type Tickets } from '../pipeline/tickets.ts';
+import { type Clock, SYSTEM_CLOCK } from './clock.ts';
+import { type ExpertCounters, newCounters } from './expert-counters.ts';
+import { PrefetchController } from './prefetch-controller.ts';
+import { PrefetchLedger } from './prefetch-ledger.ts';
 
 /** The part of the backend that this file drives. */
 export interface ExpertBackend {
@@ -50,55 +55,33 @@ export interface SchedulerParts {
   readonly queue: FetchQueue;
   readonly tickets: Tickets;
   readonly control: ControlBlock;
+  readonly layers: number;
   readonly experts: number;
   readonly expertsPerToken: number;
   readonly readTimeoutMillis: number;
+  /** How many hints are read. Without one, as many as a token has experts. */
+  readonly controller?: PrefetchController;
+  readonly clock?: Clock;
   /** Makes the typed error of a failed read of this expert. */
   readonly readError: (failure: ReadFailure, layer: number, expert: number) => MoestreamError;
 }
 
-/** Counters of one run; a new run starts a new one. */
-export interface ExpertCounters {
-  /** Experts wanted, once per layer and step however many rows want them. */
-  lookups: number;
-  hits: number;
-  /** Wanted while a prefetch was still reading them. */
-  lateHits: number;
-  misses: number;
-  bytesRead: number;
-  prefetches: number;
-  /** Prefetches that nobody wanted any more before all of their chunks had reached the disk. */
-  prefetchesDropped: number;
-  prefetchFailures: number;
-  /** Time in which compute had nothing to do but wait for a read. */
-  waitMicros: number;
-}
-
-export const newCounters = (): ExpertCounters => ({
-  lookups: 0,
-  hits: 0,
-  lateHits: 0,
-  misses: 0,
-  bytesRead: 0,
-  prefetches: 0,
-  prefetchesDropped: 0,
-  prefetchFailures: 0,
-  waitMicros: 0,
-});
-
-export function sumCounters(parts: readonly ExpertCounters[]): ExpertCounters {
-  const sum = newCounters();
-  for (const part of parts) {
-    for (const name of Object.keys(sum) as (keyof ExpertCounters)[]) sum[name] += part[name];
-  }
-  return sum;
-}
-
 export class ExpertScheduler {
-  counters = newCounters();
+  readonly controller: PrefetchController;
+  /** Called where hints may be taken: between experts, while their reads are under way. */
+  takeHints: () => void = () => {};
   private readonly parts: SchedulerParts;
+  private readonly clock: Clock;
+  private readonly ledger: PrefetchLedger;
+  /** (slots): into how many times more chunks than usual the slot's expert is cut. */
+  private readonly fineness: Uint8Array;
+  /** (layers): hints accepted since the layer was last routed, and experts that it wanted then. */
+  private readonly acceptedFor: Int32Array;
+  private readonly wantedBy: Int32Array;
+  private layerNow = 0;
+  private insideLayer = false;
   private readonly chunks: ChunkList = emptyChunkList();
-  private readonly request: ReadRequest = emptyRequest();
+  private readonly request: QueuedRead = emptyRequest();
   /** Experts of the current layer in the order the router named them, their slots, and whether they are computed. */
   private readonly wanted: Int32Array;
   private readonly slotOf: Int32Array;
@@ -114,41 +97,85 @@ export class ExpertScheduler {
 
   constructor(parts: SchedulerParts) {
     this.parts = parts;
+    this.clock = parts.clock ?? SYSTEM_CLOCK;
+    this.controller = parts.controller ?? new PrefetchController('fixed', parts.expertsPerToken);
+    const slots = parts.places.length;
+    this.ledger = new PrefetchLedger(this.controller, slots, parts.layers * parts.experts);
+    this.fineness = new Uint8Array(slots);
+    this.acceptedFor = new Int32Array(parts.layers);
+    this.wantedBy = new Int32Array(parts.layers);
     this.wanted = new Int32Array(parts.experts);
     this.slotOf = new Int32Array(parts.experts);
     this.done = new Uint8Array(parts.experts);
     this.seenIn = new Int32Array(parts.experts);
-    this.loading = new Int32Array(parts.places.length);
+    this.loading = new Int32Array(slots);
+  }
+
+  get counters(): ExpertCounters {
+    return this.ledger.counters;
+  }
+
+  /** A new run starts new counters. */
+  beginRun(): void {
+    this.ledger.counters = newCounters();
+    this.controller.beginRun();
   }
 
   /** Runs shared and routed experts of a layer. `ids` is (rows, top-k). False when the pipeline is stopping. */
   runLayer(layer: number, ids: Int32Array, idCount: number): boolean {
+    this.layerNow = layer;
+    this.insideLayer = true;
     this.collect(ids, idCount);
+    this.wantedBy[layer] = this.wantedCount;
+    this.acceptedFor[layer] = 0;
     this.settle();
     this.dropUnwanted(layer);
     try {
       this.pinPresent(layer);
+      this.noteDelays();
       if (!this.admitMissing(layer)) return false;
       this.parts.backend.shared(layer);
+      this.takeHints();
       return this.computeAll(layer);
     } finally {
       this.unpinRest();
+      this.insideLayer = false;
+      this.controller.endStep();
     }
   }
 
   /**
-   * Starts reading an expert that may be wanted soon. Never waits, and never takes a slot that the current layer could
-   * need: twice top-k slots stay free or evictable.
+   * Starts reading an expert that may be wanted soon, unless it is here, its layer has been routed, or the controller wants
+   * no more for that layer. Hints of a layer come the most likely first. Never waits, and never takes a slot that the
+   * current layer could need: twice top-k slots stay free or evictable. The reads begin when the disk has no demand.
    */
   prefetch(layer: number, expert: number): void {
     const { slab, queue, expertsPerToken } = this.parts;
-    if (slab.find(layer, expert) !== NONE) return;
-    if (queue.waiting(LANE_DEMAND) > 0 || this.loadingCount >= expertsPerToken) return;
-    if (slab.evictable(layer) <= 2 * expertsPerToken) return;
-    this.parts.layout.chunksOf(layer, expert, this.chunks);
-    if (queue.waiting(LANE_PREFETCH) + this.chunks.count > queue.slots) return;
-    this.issue(layer, expert, LANE_PREFETCH);
-    this.counters.prefetches++;
+    const { counters } = this;
+    counters.hints++;
+    if (slab.find(layer, expert) !== NONE) counters.hintsPresent++;
+    else if (this.isStale(layer)) counters.hintsStale++;
+    else if (this.acceptedFor[layer]! >= this.limitNow()) counters.hintsOverLimit++;
+    else if (slab.evictable(layer) <= 2 * expertsPerToken) counters.hintsNoRoom++;
+    else {
+      this.parts.layout.chunksOf(layer, expert, this.chunks, PREFETCH_FINENESS);
+      if (queue.waiting(LANE_PREFETCH) + this.chunks.count > queue.slots) {
+        counters.hintsNoRoom++;
+        return;
+      }
+      this.acceptedFor[layer] = this.acceptedFor[layer]! + 1;
+      this.issue(layer, expert, LANE_PREFETCH);
+    }
+  }
+
+  private isStale(layer: number): boolean {
+    return this.insideLayer && layer === this.layerNow;
+  }
+
+  /** The limit is for one row: a layer that wanted more experts, for a batch of rows, may prefetch more. */
+  private limitNow(): number {
+    const rows = Math.max(1, this.wantedBy[this.layerNow]! / this.parts.expertsPerToken);
+    return Math.ceil(this.controller.limit * rows);
   }
 
   private collect(ids: Int32Array, idCount: number): void {
@@ -178,6 +205,7 @@ export class ExpertScheduler {
       this.slotOf[index] = slot;
       if (slab.stateOf(slot) === SLOT_READY) {
         this.counters.hits++;
+        this.ledger.wanted(slot, 0);
       } else {
         this.counters.lateHits++;
         this.promote(slot, layer, expert);
@@ -192,8 +220,8 @@ export class ExpertScheduler {
   private promote(slot: number, layer: number, expert: number): void {
     const { tickets, queue, layout } = this.parts;
     const unclaimed = tickets.unclaimed(slot);
-    if (unclaimed === 0) return;
-    layout.chunksOf(layer, expert, this.chunks);
+    layout.chunksOf(layer, expert, this.chunks, this.fineness[slot]);
+    this.ledger.wanted(slot, this.bytesOf(unclaimed));
     const firstClaim = tickets.firstClaim(slot);
     for (let index = 0; index < this.chunks.count; index++) {
       if ((unclaimed & (1 << index)) === 0) continue;
@@ -204,12 +232,46 @@ export class ExpertScheduler {
 
   /** Prefetches for this layer that the router did not choose: what has not reached the disk yet never will. */
   private dropUnwanted(layer: number): void {
-    const { slab, tickets } = this.parts;
+    const { slab, tickets, layout } = this.parts;
     for (let index = 0; index < this.loadingCount; index++) {
       const slot = this.loading[index]!;
-      if (slab.layerOf(slot) !== layer || this.seenIn[slab.expertOf(slot)] === this.step) continue;
-      tickets.cancel(slot);
+      const expert = slab.expertOf(slot);
+      if (slab.layerOf(slot) !== layer || this.seenIn[expert] === this.step) continue;
+      const unread = tickets.cancel(slot);
+      if (unread === 0) continue;
+      layout.chunksOf(layer, expert, this.chunks, this.fineness[slot]);
+      this.ledger.takenBack(slot, this.bytesOf(unread));
     }
+  }
+
+  /** What demands of this layer will wait for: chunks under way of prefetches that it does not want. */
+  private noteDelays(): void {
+    const { slab, tickets } = this.parts;
+    if (this.parts.queue.underWay(LANE_PREFETCH) === 0 || !this.anyMissing()) return;
+    for (let index = 0; index < this.loadingCount; index++) {
+      const slot = this.loading[index]!;
+      if (slab.layerOf(slot) === this.layerNow && this.seenIn[slab.expertOf(slot)] === this.step) continue;
+      const underWay = tickets.pending(slot) - bitCount(tickets.unclaimed(slot));
+      if (underWay <= 0) continue;
+      this.parts.layout.chunksOf(slab.layerOf(slot), slab.expertOf(slot), this.chunks, this.fineness[slot]);
+      // Which chunks is not known: they are about equal.
+      const chunkBytes = this.bytesOf(-1) / this.chunks.count;
+      this.ledger.delayed(underWay * chunkBytes);
+    }
+  }
+
+  private anyMissing(): boolean {
+    for (let index = 0; index < this.wantedCount; index++) if (this.slotOf[index] === NONE) return true;
+    return false;
+  }
+
+  /** Bytes of those chunks of the list whose bits are set. */
+  private bytesOf(bits: number): number {
+    let bytes = 0;
+    for (let index = 0; index < this.chunks.count; index++) {
+      if ((bits & (1 << index)) !== 0) bytes += this.chunks.requiredBytes[index]!;
+    }
+    return bytes;
   }
 
   /** Issues the reads of missing experts as far as slots go. False when the pipeline is stopping. */
@@ -231,12 +293,15 @@ export class ExpertScheduler {
   private issue(layer: number, expert: number, lane: number): number {
     const { slab, layout, queue, tickets, control, readTimeoutMillis } = this.parts;
     const slot = slab.admit(layer, expert);
-    layout.chunksOf(layer, expert, this.chunks);
+    const ahead = lane === LANE_PREFETCH;
+    this.fineness[slot] = ahead ? PREFETCH_FINENESS : 1;
+    layout.chunksOf(layer, expert, this.chunks, this.fineness[slot]);
+    const key = layer * this.parts.experts + expert;
+    this.ledger.admitted(slot, key, slab.evictedKey, ahead, this.bytesOf(-1));
     const firstClaim = tickets.open(slot, this.chunks.count);
     this.loading[this.loadingCount++] = slot;
     for (let index = 0; index < this.chunks.count; index++) {
       this.fillRequest(slot, firstClaim, index);
-      this.counters.bytesRead += this.request.requiredBytes;
       if (queue.push(lane, this.request, control, readTimeoutMillis)) continue;
       tickets.cancel(slot);
       if (control.stopping) return NONE;
@@ -292,6 +357,7 @@ export class ExpertScheduler {
       this.slotOf[index] = NONE;
       this.done[index] = 1;
       computed++;
+      this.takeHints();
     }
     return computed;
   }
@@ -322,6 +388,7 @@ export class ExpertScheduler {
     const [layer, expert] = [slab.layerOf(slot), slab.expertOf(slot)];
     const wantedAt = this.slotOf.subarray(0, this.wantedCount).indexOf(slot);
     slab.markFailed(slot);
+    this.ledger.lost(slot);
     if (failure.kind === FAILURE_ABANDONED) {
       this.counters.prefetchesDropped++;
       if (wantedAt < 0) return;
@@ -339,18 +406,19 @@ export class ExpertScheduler {
 
   /** Sleeps until a load has ended. False when the pipeline is stopping. */
   private waitForArrival(layer: number): boolean {
+    const { clock } = this;
     const { tickets, control, readTimeoutMillis } = this.parts;
-    const startMillis = performance.now();
+    const startMillis = clock.nowMillis();
     let waiting = true;
     while (waiting) {
       const epoch = tickets.bell.enter();
       waiting = !this.anyDone() && !control.stopping;
-      const leftMillis = startMillis + readTimeoutMillis - performance.now();
-      if (waiting && leftMillis > 0) tickets.bell.sleep(epoch, leftMillis);
+      const leftMillis = startMillis + readTimeoutMillis - clock.nowMillis();
+      if (waiting && leftMillis > 0) clock.sleep(tickets.bell, epoch, leftMillis);
       tickets.bell.leave();
       if (waiting && leftMillis <= 0) throw this.timeout(layer, this.firstLoading(), 'no bytes arrived');
     }
-    this.counters.waitMicros += (performance.now() - startMillis) * 1000;
+    this.counters.waitMicros += (clock.nowMillis() - startMillis) * 1000;
     return !control.stopping;
   }
 

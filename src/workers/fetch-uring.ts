@@ -86,7 +86,7 @@ class UringLoop {
   private begin(): void {
     const { request } = this;
     if (!this.tickets.claim(request.ticket, request.claim)) {
-      this.queue.finish();
+      this.queue.finish(request);
       return;
     }
     const id = this.free.pop()!;
@@ -152,7 +152,7 @@ class UringLoop {
     this.bytesRead += flight.reachedBytes;
     this.readMillis += performance.now() - flight.beganMillis;
     this.free.push(id);
-    this.queue.finish();
+    this.queue.finish(request);
   }
 }
 

@@ -37,7 +37,7 @@ export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
       reads++;
       bytesRead += Math.max(0, result);
     }
-    queue.finish();
+    queue.finish(request);
   }
   return { reads, bytesRead, readMicros: readMillis * 1000, notice: undefined };
 }

@@ -1,81 +1,171 @@
 /**
- * The predict stage: hears what the router chose and says what may be chosen next.
+ * The predict stage: hears what the routers chose and says what may be chosen next.
  *
- * A hint is only a hint: compute decides whether to read, and a full hint ring drops it. This predictor is the
- * reference engines' temporal one: when layer l of a token has been routed, it names the experts that the token before
- * chose in layer l + 1. Their measured hit rate is 24 to 27 %.
+ * A hint is only a hint: compute decides whether to read, and a full hint ring drops it. When more routes wait, the stage
+ * is behind: it learns from them and predicts from the last one only. Nothing waits for it, and a run goes on without it
+ * when it fails (src/engine/pipeline.ts).
  */
+import { loadCpu } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
-import { HINT_EXPERT, HINT_LAYER, ROUTE_COUNT, ROUTE_IDS, ROUTE_LAYER } from '../pipeline/messages.ts';
-import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
+import {
+  HINT_EXPERT,
+  HINT_LAYER,
+  ROUTE_COUNT,
+  ROUTE_IDS,
+  ROUTE_LAYER,
+  ROUTE_ROWS,
+  ROUTE_SEQUENCE,
+  STREAM_LAYER,
+  STREAM_ROWS,
+  STREAM_SEQUENCE,
+  STREAM_VALUES,
+} from '../pipeline/messages.ts';
+import { EMPTY, SpscRing, STOPPED, TIMED_OUT } from '../pipeline/ring.ts';
+import {
+  type LookaheadSetup,
+  NO_PREDICTIONS,
+  type PredictRun,
+  type PredictSetup,
+  type PredictTotals,
+} from './predict-contract.ts';
+import { readMarkov, writeMarkov } from './predictors/markov-file.ts';
+import { type LookaheadParts, Panel, type PanelParts } from './predictors/panel.ts';
+import type { Route, Streams } from './predictors/predictor.ts';
 import { BEAT_MILLIS, type StageLogic, serveStage } from './stage.ts';
 
-export interface PredictSetup {
-  readonly control: Int32Array<SharedArrayBuffer>;
-  readonly routes: RingHandle;
-  readonly hints: RingHandle;
-  readonly layers: number;
-  readonly expertsPerToken: number;
-}
-
-export interface PredictTotals {
-  readonly hintsGiven: number;
-  readonly hintsDropped: number;
-}
-
-class PredictStage implements StageLogic<PredictSetup, undefined, PredictTotals> {
+class PredictStage implements StageLogic<PredictSetup, PredictRun, PredictTotals> {
   private setup!: PredictSetup;
-  /** (layers, top-k): the experts of the last token that passed, -1 where none has. */
-  private last!: Int32Array;
+  private panel!: Panel;
 
   setUp(setup: PredictSetup): void {
     this.setup = setup;
-    this.last = new Int32Array(setup.layers * setup.expertsPerToken);
+    const { shape, state } = setup;
+    const markov = state && readMarkov(state.path, shape, state.fingerprint);
+    const parts: PanelParts = {
+      names: setup.predictors,
+      shape,
+      ...(setup.lookahead === undefined ? {} : { lookahead: this.lookaheadParts(setup.lookahead) }),
+      ...(markov === undefined ? {} : { markov }),
+    };
+    this.panel = new Panel(parts);
   }
 
-  run(): PredictTotals {
-    const control = new ControlBlock(this.setup.control);
-    const routes = new SpscRing(this.setup.routes);
-    const hints = new SpscRing(this.setup.hints);
-    this.last.fill(-1);
-    // Ends when the engine stops the run: compute may end at any layer, so no message could say that it was the last.
-    let hintsGiven = 0;
-    let hintsDropped = 0;
-    for (;;) {
-      const slot = routes.peek(control, BEAT_MILLIS);
-      control.beat('predict');
-      if (slot === STOPPED) return { hintsGiven, hintsDropped };
-      if (slot === TIMED_OUT) continue;
-      const layer = routes.words[slot + ROUTE_LAYER]!;
-      this.remember(layer, routes.words, slot);
-      routes.release();
-      const given = this.hint((layer + 1) % this.setup.layers, hints);
-      hintsGiven += given;
-      hintsDropped += this.setup.expertsPerToken - given;
-    }
+  run({ saveState }: PredictRun): PredictTotals {
+    if (!saveState) return new PredictLoop(this.setup, this.panel).run();
+    const { state, shape } = this.setup;
+    const tables = this.panel.markovTables;
+    if (state !== undefined && tables !== undefined)
+      writeMarkov(state.path, shape, state.fingerprint, tables);
+    return NO_PREDICTIONS;
   }
 
   close(): void {}
 
-  private remember(layer: number, words: Int32Array, slot: number): void {
-    const count = words[slot + ROUTE_COUNT]!;
-    const first = layer * this.setup.expertsPerToken;
-    for (let index = 0; index < count; index++) this.last[first + index] = words[slot + ROUTE_IDS + index]!;
+  private lookaheadParts({ hidden, rmsEpsilon, routers }: LookaheadSetup): LookaheadParts {
+    const { shape, depth } = this.setup;
+    const probe = new (loadCpu().RouterProbe)(shape.layers, hidden, shape.experts, rmsEpsilon);
+    routers.forEach(({ normType, norm, routerType, router }, layer) => {
+      probe.setLayer(layer, normType, norm, routerType, shape.experts, router);
+    });
+    return { probe, hidden, depth };
+  }
+}
+
+class PredictLoop {
+  private readonly setup: PredictSetup;
+  private readonly panel: Panel;
+  private readonly routes: SpscRing;
+  private readonly hints: SpscRing;
+  private readonly streams: SpscRing | undefined;
+  private readonly route: Route;
+  private readonly stream: Streams | undefined;
+  private readonly totals: { -readonly [Key in keyof PredictTotals]: number } = { ...NO_PREDICTIONS };
+
+  constructor(setup: PredictSetup, panel: Panel) {
+    this.setup = setup;
+    this.panel = panel;
+    this.routes = new SpscRing(setup.routes);
+    this.hints = new SpscRing(setup.hints);
+    const { lookahead } = setup;
+    this.streams = lookahead && new SpscRing(lookahead.streams);
+    this.route = { layer: 0, rows: 0, count: 0, ids: this.routes.words, first: 0 };
+    const values = lookahead && new Float32Array(lookahead.streams.words.buffer);
+    this.stream = values && { layer: 0, rows: 0, values, first: 0 };
   }
 
-  private hint(layer: number, hints: SpscRing): number {
-    const first = layer * this.setup.expertsPerToken;
-    let given = 0;
-    for (let index = 0; index < this.setup.expertsPerToken; index++) {
-      const expert = this.last[first + index]!;
-      const slot = expert < 0 ? EMPTY : hints.tryReserve();
-      if (slot === EMPTY) continue;
-      hints.words[slot + HINT_LAYER] = layer;
-      hints.words[slot + HINT_EXPERT] = expert;
-      hints.commit();
-      given++;
+  /** Ends when the engine stops the run: compute may end at any layer, so no message could say that it was the last. */
+  run(): PredictTotals {
+    const control = new ControlBlock(this.setup.control);
+    for (;;) {
+      const slot = this.routes.peek(control, BEAT_MILLIS);
+      control.beat('predict');
+      if (slot === STOPPED) return this.totals;
+      if (slot === TIMED_OUT) continue;
+      this.hear(slot);
+      this.routes.release();
     }
-    return given;
+  }
+
+  private hear(slot: number): void {
+    const { route, totals } = this;
+    const { words } = this.routes;
+    route.layer = words[slot + ROUTE_LAYER]!;
+    route.rows = words[slot + ROUTE_ROWS]!;
+    route.count = words[slot + ROUTE_COUNT]!;
+    route.first = slot + ROUTE_IDS;
+    totals.routes++;
+    const streams = this.streamsOf(words[slot + ROUTE_SEQUENCE]!);
+    this.panel.observe(route, streams);
+    if (this.routes.filled > 1) {
+      totals.routesSkipped++;
+    } else {
+      if (streams !== undefined) totals.streamsUsed++;
+      this.predict();
+    }
+    if (streams !== undefined) this.streams?.release();
+  }
+
+  /** The streams of this route, still in their ring; older ones are dropped. */
+  private streamsOf(sequence: number): Streams | undefined {
+    const { streams, stream } = this;
+    if (streams === undefined || stream === undefined) return undefined;
+    for (;;) {
+      const slot = streams.tryPeek();
+      if (slot === EMPTY) return undefined;
+      const age = (sequence - streams.words[slot + STREAM_SEQUENCE]!) | 0;
+      if (age < 0) return undefined;
+      if (age > 0) {
+        streams.release();
+        continue;
+      }
+      stream.layer = streams.words[slot + STREAM_LAYER]!;
+      stream.rows = streams.words[slot + STREAM_ROWS]!;
+      stream.first = slot + STREAM_VALUES;
+      return stream;
+    }
+  }
+
+  private predict(): void {
+    const { route, setup } = this;
+    const { expertsPerToken, experts, layers } = setup.shape;
+    const most = route.rows === 1 ? expertsPerToken : experts;
+    for (let ahead = 1; ahead <= setup.depth; ahead++) {
+      const { count, experts: named } = this.panel.predict(route.layer, ahead, most);
+      const layer = (route.layer + ahead) % layers;
+      for (let rank = 0; rank < count; rank++) this.give(layer, named[rank]!);
+    }
+  }
+
+  private give(layer: number, expert: number): void {
+    const slot = this.hints.tryReserve();
+    if (slot === EMPTY) {
+      this.totals.hintsDropped++;
+      return;
+    }
+    this.hints.words[slot + HINT_LAYER] = layer;
+    this.hints.words[slot + HINT_EXPERT] = expert;
+    this.hints.commit();
+    this.totals.hintsGiven++;
   }
 }
 

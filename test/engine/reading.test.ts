@@ -121,6 +121,7 @@ function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: R
     queue,
     tickets,
     control,
+    layers: LAYERS,
     experts: EXPERTS,
     expertsPerToken: TOP_K,
     readTimeoutMillis: 10_000,

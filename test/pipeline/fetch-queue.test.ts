@@ -6,11 +6,11 @@ import {
   FetchQueue,
   LANE_DEMAND,
   LANE_PREFETCH,
-  type ReadRequest,
+  type QueuedRead,
 } from '../../dist/pipeline/fetch-queue.js';
 import { startPeer } from '../support/peer.js';
 
-const requestOf = (ticket: number): ReadRequest => ({
+const requestOf = (ticket: number): QueuedRead => ({
   ticket,
   claim: ticket * 3,
   file: ticket % 7,
@@ -37,8 +37,8 @@ describe('FetchQueue', () => {
               const expected = lanes[0].shift() ?? lanes[1].shift();
               expect(queue.tryPop(request)).toBe(expected !== undefined);
               if (expected === undefined) continue;
-              expect(request).toEqual(requestOf(expected));
-              queue.finish();
+              expect(request).toMatchObject(requestOf(expected));
+              queue.finish(request);
               continue;
             }
             const lane = operation === 'demand' ? LANE_DEMAND : LANE_PREFETCH;
@@ -77,7 +77,7 @@ describe('FetchQueue', () => {
       true,
       false,
     ]);
-    queue.finish();
+    queue.finish(request);
     expect(queue.tryPop(request)).toBe(true);
     expect(request.ticket).toBe(3);
   });

@@ -51,7 +51,7 @@ const roles = {
         request.segment === ticket % 5 &&
         request.intoBytes === (ticket * 16384) % 2 ** 32;
       tickets.push(agrees ? ticket : -1);
-      queue.finish();
+      queue.finish(request);
     }
     return { tickets };
   },

@@ -5,8 +5,9 @@
  * are read (`io`) is none of them: reads through the page cache look fast as long as memory outside the budget holds the
  * model.
  */
-import { PREDICTORS } from '../../engine/options.ts';
+
 import { POLICIES } from '../../pipeline/eviction.ts';
+import { PREDICTOR_NAMES } from '../../workers/predictors/predictor.ts';
 import type { Score } from '../score.ts';
 import type { TunableName, TunableSettings } from '../settings.ts';
 import type { Axis } from './search.ts';
@@ -31,7 +32,7 @@ const AXES: readonly {
   { name: 'threads', values: ({ cores }) => threadCounts(cores) },
   { name: 'window', reads: true, values: () => [0, 1, 2, 4, 8] },
   { name: 'split', reads: true, values: () => [1, 2, 3, 4, 8] },
-  { name: 'predict', reads: true, values: () => PREDICTORS },
+  { name: 'predict', reads: true, values: () => ['none', 'auto', ...PREDICTOR_NAMES] },
   { name: 'cachePolicy', reads: true, values: () => POLICIES },
   { name: 'ioEngine', reads: true, values: () => ['threads', 'uring'] },
   { name: 'readers', reads: true, values: () => [4, 8, 16, 32] },
