@@ -16,6 +16,7 @@ import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
 import { addPerplexity } from './perplexity.ts';
 import { addPlan } from './plan.ts';
+import { addResearch } from './research.ts';
 import { addSweep } from './sweep.ts';
 import { addTokenize } from './tokenize.ts';
 import { addTune } from './tune.ts';
@@ -51,6 +52,7 @@ function createProgram(): Command {
   addSweep(program, interruptible);
   addConfig(program);
   addTune(program, interruptible);
+  addResearch(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;
