@@ -1,19 +1,12 @@
 /** Rows of a benchmark as Markdown, CSV or JSON. */
 import type { BenchRow } from '../eval/bench.ts';
 import { formatBytes } from '../pipeline/memory.ts';
+import { type Column, markdownTable } from './markdown-table.ts';
 
 export const BENCH_FORMATS = ['md', 'csv', 'json', 'jsonl'] as const;
 export type BenchFormat = (typeof BENCH_FORMATS)[number];
 
 const CHART_CELLS = 30;
-
-/** A column of the table: its head, its cell, and how soon it goes when the terminal is narrow: 0 never. */
-interface Column {
-  readonly head: string;
-  readonly cell: (row: BenchRow) => string;
-  readonly expendable: number;
-  readonly left?: boolean;
-}
 
 const number = (value: number | null, digits: number): string =>
   value === null ? '' : value.toFixed(digits);
@@ -22,7 +15,7 @@ const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
 const speed = ({ tokensPerSecond: { mean, standardDeviation } }: BenchRow): string =>
   `${mean.toFixed(2)} ± ${standardDeviation.toFixed(2)}`;
 
-function columnsOf(rows: readonly BenchRow[]): Column[] {
+function columnsOf(rows: readonly BenchRow[]): Column<BenchRow>[] {
   const flags = [...new Set(rows.flatMap((row) => Object.keys(row.given)))];
   return [
     { head: 'model', cell: (row) => row.name, expendable: 3, left: true },
@@ -40,28 +33,8 @@ function columnsOf(rows: readonly BenchRow[]): Column[] {
   ];
 }
 
-const widthOf = (column: Column, rows: readonly BenchRow[]): number =>
-  Math.max(column.head.length, 3, ...rows.map((row) => column.cell(row).length));
-
-/** Markdown that also reads well as it is. Columns that do not fit a terminal's width are left out, least needed first. */
-export function markdown(rows: readonly BenchRow[], terminalColumns = Number.POSITIVE_INFINITY): string {
-  let columns = columnsOf(rows);
-  const width = (): number => columns.reduce((sum, column) => sum + widthOf(column, rows) + 3, 1);
-  while (width() > terminalColumns) {
-    const soonest = Math.max(...columns.map(({ expendable }) => expendable));
-    if (soonest === 0) break;
-    columns = columns.filter(({ expendable }) => expendable !== soonest);
-  }
-  const widths = columns.map((column) => widthOf(column, rows));
-  const line = (cells: readonly string[]): string =>
-    `| ${cells.map((cell, at) => (columns[at]!.left ? cell.padEnd(widths[at]!) : cell.padStart(widths[at]!))).join(' | ')} |`;
-  const rule = `|${columns.map(({ left }, at) => (left ? `:${'-'.repeat(widths[at]! + 1)}` : `${'-'.repeat(widths[at]! + 1)}:`)).join('|')}|`;
-  const lines = [
-    line(columns.map(({ head }) => head)),
-    rule,
-    ...rows.map((row) => line(columns.map(({ cell }) => cell(row)))),
-    ...rows.flatMap(seriesLines),
-  ];
+export function markdown(rows: readonly BenchRow[], terminalColumns?: number): string {
+  const lines = [...markdownTable(columnsOf(rows), rows, terminalColumns), ...rows.flatMap(seriesLines)];
   return `${lines.join('\n')}\n`;
 }
 

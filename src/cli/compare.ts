@@ -2,10 +2,12 @@
 import type { Command } from 'commander';
 import { MoestreamError } from '../errors.ts';
 import { type CompareRow, compare as measure } from '../eval/compare.ts';
+import type { Divergence } from '../eval/kl.ts';
 import { DEFAULT_CONTEXT } from '../eval/windows.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import { integer } from './arguments.ts';
 import type { Interruption } from './interrupt.ts';
+import { type Column, markdownTable } from './markdown-table.ts';
 import { print } from './output.ts';
 import { scoringOf } from './perplexity.ts';
 import { addSettingLists, type SettingListFlags, settingsOf } from './setting-lists.ts';
@@ -90,71 +92,22 @@ async function compare(
     meter.clear();
   }
   if (flags.json === true) return print(`${JSON.stringify({ rows, machine: look }, undefined, 1)}\n`);
-  await print(table(rows));
-}
-
-interface Column {
-  readonly head: string;
-  readonly cell: (row: CompareRow) => string;
-  readonly left?: boolean;
+  await print(table(rows, process.stdout.isTTY ? process.stdout.columns : undefined));
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
 
-/** Markdown that also reads well as it is. */
-export function table(rows: readonly CompareRow[]): string {
-  const flags = [...new Set(rows.flatMap((row) => Object.keys(row.given)))];
-  const timed = rows.some((row) => row.speed !== undefined);
-  const columns: Column[] = [
-    { head: 'model', cell: (row) => row.name, left: true },
-    { head: 'size', cell: (row) => formatBytes(row.sizeBytes) },
-    ...flags.map((flag) => ({ head: flag, cell: (row: CompareRow) => row.given[flag] ?? '' })),
-    {
-      head: 'PPL',
-      cell: ({ quality }) =>
-        quality === undefined ? '' : `${quality.perplexity.toFixed(3)} ± ${quality.error.toFixed(3)}`,
-    },
-    { head: 'KL', cell: ({ divergence }) => divergence?.meanKl.toFixed(4) ?? '' },
-    {
-      head: 'same top',
-      cell: ({ divergence }) => (divergence === undefined ? '' : percent(divergence.sameTop)),
-    },
-    {
-      head: 'RMS Δp',
-      cell: ({ divergence }) => (divergence === undefined ? '' : percent(divergence.rmsDifference)),
-    },
-    { head: 'needs/token', cell: (row) => formatBytes(row.expertBytesPerToken) },
-    ...(timed
-      ? [
-          {
-            head: 'read/token',
-            cell: ({ speed }: CompareRow) =>
-              speed === undefined ? '' : formatBytes(Math.round(speed.bytesReadPerToken)),
-          },
-          {
-            head: 'prefill t/s',
-            cell: ({ speed }: CompareRow) => speed?.prefillTokensPerSecond.median.toFixed(2) ?? '',
-          },
-          {
-            head: 'decode t/s',
-            cell: ({ speed }: CompareRow) => speed?.decodeTokensPerSecond.median.toFixed(2) ?? '',
-          },
-        ]
-      : []),
-  ];
-  const widths = columns.map(({ head, cell }) =>
-    Math.max(head.length, 3, ...rows.map((row) => cell(row).length)),
-  );
-  const line = (cells: readonly string[]): string =>
-    `| ${cells.map((cell, at) => (columns[at]!.left ? cell.padEnd(widths[at]!) : cell.padStart(widths[at]!))).join(' | ')} |`;
-  const rule = columns.map(({ left }, at) =>
-    left ? `:${'-'.repeat(widths[at]! + 1)}` : `${'-'.repeat(widths[at]! + 1)}:`,
-  );
+/** Of the perplexity, with an error that is smaller than that of either one: both score the same tokens. */
+function change({ logRatio, logRatioError }: Divergence): string {
+  const share = 100 * Math.expm1(logRatio);
+  return `${share < 0 ? '' : '+'}${share.toFixed(1)} ± ${(100 * logRatioError * Math.exp(logRatio)).toFixed(1)} %`;
+}
+
+export function table(rows: readonly CompareRow[], terminalColumns?: number): string {
   const scored = rows[0]!.quality!;
+  const timed = rows.some((row) => row.speed !== undefined);
   return `${[
-    line(columns.map(({ head }) => head)),
-    `|${rule.join('|')}|`,
-    ...rows.map((row) => line(columns.map(({ cell }) => cell(row)))),
+    ...markdownTable(columnsOf(rows, timed), rows, terminalColumns),
     '',
     `${scored.scoredTokens} tokens scored: ${scored.method}. KL in nats, from the first row.`,
     ...(timed ? ['Speed: medians, warm, rounds in balanced order.'] : []),
@@ -162,4 +115,51 @@ export function table(rows: readonly CompareRow[]): string {
       failure === undefined ? [] : [`${name} failed: ${failure.message} (${failure.code})`],
     ),
   ].join('\n')}\n`;
+}
+
+function columnsOf(rows: readonly CompareRow[], timed: boolean): Column<CompareRow>[] {
+  const flags = [...new Set(rows.flatMap((row) => Object.keys(row.given)))];
+  /** A cell of what a row may lack. */
+  const from =
+    <T>(pick: (row: CompareRow) => T | undefined, text: (value: T) => string) =>
+    (row: CompareRow): string => {
+      const value = pick(row);
+      return value === undefined ? '' : text(value);
+    };
+  const quality = ({ quality }: CompareRow) => quality;
+  const divergence = ({ divergence }: CompareRow) => divergence;
+  const speed = ({ speed }: CompareRow) => speed;
+  const timing: Column<CompareRow>[] = [
+    {
+      head: 'read/token',
+      cell: from(speed, (it) => formatBytes(Math.round(it.bytesReadPerToken))),
+      expendable: 7,
+    },
+    {
+      head: 'prefill t/s',
+      cell: from(speed, (it) => it.prefillTokensPerSecond.median.toFixed(2)),
+      expendable: 5,
+    },
+    {
+      head: 'decode t/s',
+      cell: from(speed, (it) => it.decodeTokensPerSecond.median.toFixed(2)),
+      expendable: 0,
+    },
+  ];
+  return [
+    { head: 'model', cell: (row) => row.name, expendable: 0, left: true },
+    { head: 'size', cell: (row) => formatBytes(row.sizeBytes), expendable: 4 },
+    ...flags.map((flag) => ({ head: flag, cell: (row: CompareRow) => row.given[flag] ?? '', expendable: 0 })),
+    {
+      head: 'PPL',
+      cell: from(quality, (it) => `${it.perplexity.toFixed(3)} ± ${it.error.toFixed(3)}`),
+      expendable: 0,
+    },
+    { head: 'PPL change', cell: from(divergence, change), expendable: 2 },
+    { head: 'KL', cell: from(divergence, (it) => it.meanKl.toFixed(4)), expendable: 1 },
+    { head: 'same top', cell: from(divergence, (it) => percent(it.sameTop)), expendable: 3 },
+    { head: 'RMS Δp', cell: from(divergence, (it) => percent(it.rmsDifference)), expendable: 6 },
+    { head: 'needs/token', cell: (row) => formatBytes(row.expertBytesPerToken), expendable: 8 },
+    ...(timed ? timing : []),
+  ];
 }

@@ -125,14 +125,15 @@ export function report(
     `  ${scoredTokens} tokens scored: ${method}`,
     `  ${(millis / 1000).toFixed(1)} s, ${speed.toFixed(1)} scored tok/s, read ${formatBytes(bytesRead)}, experts ${(100 * hitRate).toFixed(0)} % hit`,
     ...(written === undefined ? [] : [`  probabilities written to ${written}`]),
-    ...(divergence === undefined ? [] : ['', ...divergenceLines(divergence, value, base ?? '')]),
+    ...(divergence === undefined ? [] : ['', ...divergenceLines(divergence, base ?? '')]),
   ];
   return `${lines.join('\n')}\n`;
 }
 
-function divergenceLines(found: Divergence, value: number, base: string): string[] {
+function divergenceLines(found: Divergence, base: string): string[] {
   return [
-    `against ${base}, PPL ${found.basePerplexity.toFixed(4)} (ratio ${(value / found.basePerplexity).toFixed(4)})`,
+    `against ${base}, PPL ${found.basePerplexity.toFixed(4)}`,
+    `  PPL ratio        ${Math.exp(found.logRatio).toFixed(4)} +- ${(found.logRatioError * Math.exp(found.logRatio)).toFixed(4)}`,
     `  KL divergence    ${found.meanKl.toExponential(3)} +- ${found.meanKlError.toExponential(1)} nats`,
     `                   median ${found.medianKl.toExponential(2)}, 99 % ${found.kl99.toExponential(2)}, most ${found.mostKl.toExponential(2)}`,
     `  same top token   ${percent(found.sameTop)} +- ${percent(found.sameTopError)}`,

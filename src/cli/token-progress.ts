@@ -35,6 +35,7 @@ export function tokenLine(
 export function tokenMeter(quiet: boolean): TokenMeter {
   const isTerminal = process.stderr.isTTY === true && !quiet;
   let first: { readonly millis: number; readonly done: number } | undefined;
+  let last = 0;
   let printedMillis = Number.NEGATIVE_INFINITY;
   let printed = false;
   const clear = (): void => {
@@ -46,7 +47,8 @@ export function tokenMeter(quiet: boolean): TokenMeter {
       if (!isTerminal) return;
       const now = performance.now();
       // Work that begins anew begins a new estimate.
-      if (first === undefined || done < first.done) first = { millis: now, done };
+      if (first === undefined || done < last) first = { millis: now, done };
+      last = done;
       if (now - printedMillis < INTERVAL_MILLIS) return;
       printedMillis = now;
       const elapsed = now - first.millis;

@@ -24,6 +24,12 @@ export interface Divergence {
   readonly meanDifference: number;
   /** The baseline's perplexity over the same tokens. */
   readonly basePerplexity: number;
+  /**
+   * Logarithm of this perplexity by the baseline's, and its standard error. Both score the same tokens, so their difference
+   * is known far better than either of them.
+   */
+  readonly logRatio: number;
+  readonly logRatioError: number;
 }
 
 /** exp(-code / STEPS_PER_NAT). */
@@ -34,6 +40,7 @@ export class DivergenceSum {
   private readonly differences: number[] = [];
   private sameTop = 0;
   private baseNll = 0;
+  private readonly nllDifferences: number[] = [];
 
   /** One row: the baseline's codes, this model's logits and their logSumExp, and the text's own token. */
   add(codes: Uint16Array, row: Float32Array, total: number, token: number): void {
@@ -54,6 +61,7 @@ export class DivergenceSum {
     const base = PROBABILITY[codes[token]!]! / mass;
     this.differences.push(Math.exp(row[token]! - total) - base);
     this.baseNll -= Math.log(base);
+    this.nllDifferences.push(total - row[token]! + Math.log(base));
   }
 
   result(): Divergence {
@@ -72,6 +80,8 @@ export class DivergenceSum {
       rmsDifference: Math.sqrt(mean(differences.map((difference) => difference ** 2))),
       meanDifference: mean(differences),
       basePerplexity: Math.exp(this.baseNll / rows),
+      logRatio: mean(this.nllDifferences),
+      logRatioError: standardDeviation(this.nllDifferences) / Math.sqrt(rows),
     };
   }
 }

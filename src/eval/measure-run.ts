@@ -47,6 +47,9 @@ export interface PhaseMeasurement {
   readonly lookups: number;
   readonly hits: number;
   readonly hitRate: number;
+  /** What was read ahead: bytes that were wanted then, and bytes that nobody wanted. */
+  readonly usefulPrefetchBytes: number;
+  readonly wastedPrefetchBytes: number;
   /** Share of the time in which compute waited for reads. */
   readonly stallShare: number;
 }
@@ -167,7 +170,8 @@ export async function measureOn(
   };
 }
 
-function phaseOf({ tokens, micros, bytesRead, lookups, hits, waitMicros }: PhaseTotals): PhaseMeasurement {
+function phaseOf(phase: PhaseTotals): PhaseMeasurement {
+  const { tokens, micros, bytesRead, lookups, hits, usefulPrefetchBytes, wastedPrefetchBytes } = phase;
   return {
     tokens,
     millis: micros / 1000,
@@ -177,6 +181,8 @@ function phaseOf({ tokens, micros, bytesRead, lookups, hits, waitMicros }: Phase
     lookups,
     hits,
     hitRate: lookups === 0 ? 1 : hits / lookups,
-    stallShare: waitMicros / micros,
+    usefulPrefetchBytes,
+    wastedPrefetchBytes,
+    stallShare: phase.waitMicros / micros,
   };
 }

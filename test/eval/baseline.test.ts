@@ -87,6 +87,7 @@ describe('divergence', () => {
     expect(found.meanKl).toBeCloseTo(0.5 * Math.log(2), 4);
     expect(found.meanDifference).toBeCloseTo(-0.25, 3);
     expect(found.basePerplexity).toBeCloseTo(2, 3);
+    expect(found.logRatio).toBeCloseTo(Math.log(2), 3);
   });
 });
 

@@ -129,6 +129,8 @@ describe('the same bits whatever the tuning', () => {
   it.each([
     { predict: 'temporal' },
     { predict: 'temporal', memory: 'small' },
+    { predict: 'lookahead', memory: 'small' },
+    { predict: 'auto,markov,frequency', memory: 'small' },
     { memory: 'small' },
     { memory: 'small', cachePolicy: 's3fifo' },
     { readers: 1 },
