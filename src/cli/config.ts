@@ -78,7 +78,13 @@ function rowOf(
 
 function cellsOf({ setting, flag, value, from, detail }: ConfigRow): string[] {
   const text =
-    value === null ? 'by the plan' : setting === 'memory' ? formatBytes(Number(value)) : String(value);
+    value === null
+      ? setting === 'lookahead'
+        ? '-'
+        : 'by the plan'
+      : setting === 'memory'
+        ? formatBytes(Number(value))
+        : String(value);
   return [flag.slice(2), text, from, detail];
 }
 

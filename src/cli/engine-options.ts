@@ -82,7 +82,6 @@ const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])
     String,
   ],
   ['--lookahead <n>', 'layers to predict ahead (default 1)', integer],
-  ['--predict-state <file>', 'where the predictor markov keeps what it learned', String],
 ];
 
 /** What every setting's flag looks like, for commands that take lists of values instead of one. */
@@ -117,21 +116,27 @@ function settingOption(flags: string, description: string, kind: Parser | readon
 
 /**
  * `-m` names the model, except in commands whose first argument does; those call `openOptionsOf({ ...flags, model })`.
- * Environment variables set what takes a value. Without `profile` the command knows no profiles.
+ * Environment variables set what takes a value. Without `lasting` a command knows
+ * nothing that outlasts it, profiles and what predictors have learned: its runs must not change one another.
  */
 export function addEngineFlags(
   command: Command,
   {
     model = 'flag',
-    profile = true,
-  }: { readonly model?: 'flag' | 'argument'; readonly profile?: boolean } = {},
+    lasting = true,
+  }: { readonly model?: 'flag' | 'argument'; readonly lasting?: boolean } = {},
 ): Command {
   if (model === 'flag')
     command.requiredOption('-m, --model <file>', 'GGUF file, any part of a split set, or packed folder');
   for (const setting of SETTINGS) command.addOption(settingOption(...setting));
   command.option('--mlock', 'keep weights and cache from being swapped out');
-  if (profile)
-    command.option('--no-profile', 'leave out what `moestream tune` has found for this machine and model');
+  if (lasting) {
+    command
+      .addOption(
+        settingOption('--predict-state <file>', 'where the predictor markov keeps what it learned', String),
+      )
+      .option('--no-profile', 'leave out what `moestream tune` has found for this machine and model');
+  }
   return command.option('-q, --quiet', 'nothing on stderr but errors');
 }
 

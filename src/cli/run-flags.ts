@@ -1,6 +1,7 @@
 /** What the commands share that measure through the local runner: the options of a run, and a line of progress. */
 import { type Command, Option } from 'commander';
 import type { OpenOptions } from '../engine/options.ts';
+import { MoestreamError } from '../errors.ts';
 import type { MachineLook } from '../eval/machine.ts';
 import { CACHE_MODES, type CacheMode, type RunRequest } from '../eval/measure-run.ts';
 import { SCORES, type Score } from '../eval/score.ts';
@@ -41,6 +42,12 @@ export function addRunFlags(command: Command, defaultScore: Score): Command {
  * free changes from run to run, and with it the cache.
  */
 export function runRequestOf(options: OpenOptions, flags: RunFlags): RunRequest {
+  const { score, promptTokens, decodeTokens } = flags;
+  if ((score !== 'decode' && promptTokens < 1) || (score !== 'prefill' && decodeTokens < 1)) {
+    throw new MoestreamError('USAGE', `the score ${score} needs tokens that are not there`, {
+      hint: 'Give -p and -n what the score counts, or choose another --score.',
+    });
+  }
   openModel(options.model);
   const source = sourceOf(flags);
   return {

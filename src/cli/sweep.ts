@@ -56,11 +56,13 @@ export function addSweep(program: Command, interruption: () => Interruption): vo
 }
 
 function listOption({ flags, description, parse }: SettingFlag): Option {
+  const isPredict = flags.startsWith('--predict ');
   return new Option(flags.replace(/<.*>/, '<list>'), description)
     .env(environmentNameOf(flags))
     .argParser((text: string) => {
       try {
-        return expandList(text).map(parse);
+        // A list of lists: names that belong together are joined by a plus.
+        return expandList(text).map((each) => parse(isPredict ? each.replaceAll('+', ',') : each));
       } catch (error) {
         if (MoestreamError.is(error)) throw new InvalidArgumentError(error.message);
         throw error;

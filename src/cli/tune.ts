@@ -46,7 +46,7 @@ export function addTune(program: Command, interruption: () => Interruption): voi
     .command('tune')
     .description('find settings that are faster than the defaults, and keep them for later commands')
     .argument('<model>', 'GGUF file, any part of a split set, or packed folder');
-  addEngineFlags(command, { model: 'argument', profile: false });
+  addEngineFlags(command, { model: 'argument', lasting: false });
   addRunFlags(command, 'total')
     .option('--budget-minutes <n>', 'measure for so long at most, interruptions not counted', number, 20)
     .option('--no-store', 'print what was found and keep nothing')
@@ -89,7 +89,7 @@ async function tune(flags: TuneFlags, interruption: Interruption): Promise<void>
   const path = stored ? storeEntry(key, entryOf(result, memory, flags), notice) : undefined;
   if (flags.json === true) {
     return print(
-      `${JSON.stringify({ model: flags.model, machine, budgetBytes: memory, score, ...result, profile: path ?? null }, undefined, 1)}\n`,
+      `${JSON.stringify({ model: flags.model, machine, budgetBytes: memory, score, ...result, winner: result.winner ?? null, profile: path ?? null }, undefined, 1)}\n`,
     );
   }
   await print(report(result, flags, memory, path));

@@ -142,7 +142,8 @@ function renderWaterfall({ title, note, unit, legend, rows }: Waterfall): string
   const step = niceStep(end / TICKS);
   const ticks: string[] = [];
   for (let at = 0; step > 0 && at <= end; at += step) {
-    ticks.push(`<span style="left:${css(at / end)}">${compact(at)}</span>`);
+    const edge = at > 0.95 * end ? ' class="edge"' : '';
+    ticks.push(`<span${edge} style="left:${css(at / end)}">${compact(at)}</span>`);
   }
   const lines = rows.map(({ label, spans }) => {
     const bars = spans.map((span) => {

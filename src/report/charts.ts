@@ -67,6 +67,7 @@ export interface ChartData {
   readonly xLog: boolean;
   readonly yLog: boolean;
   readonly categories: readonly string[] | null;
+  readonly stacked: boolean;
   readonly series: readonly { readonly label: string; readonly style: SeriesStyle; readonly tone: Tone }[];
   /** The x column, then one per series: what is drawn. */
   readonly columns: readonly (readonly (number | null)[])[];
@@ -161,6 +162,7 @@ export function chartData(chart: Chart): ChartData {
     xLog: chart.x.scale === 'log',
     yLog: chart.y.scale === 'log',
     categories: chart.x.categories ?? null,
+    stacked: chart.stacked === true,
     series,
     columns: [xs, ...shown],
     values: ys,

@@ -105,7 +105,7 @@ function seriesOf(data: ChartData): object[] {
       };
     }
     const paths = style === 'line' ? uPlot.paths.linear() : uPlot.paths.stepped({ align: 1 });
-    const fill = style === 'area' ? { fill: `${colour}66` } : {};
+    const fill = style === 'area' ? { fill: data.stacked ? colour : `${colour}66` } : {};
     // A line through one point is no line.
     const single = said.filter((value) => value !== null).length < 2;
     return { ...base, ...fill, paths, points: { show: single, size: 7, fill: colour } };
@@ -137,10 +137,21 @@ function axesOf(data: ChartData): object[] {
   const numbers = (_: Plot, splits: readonly (number | null)[]): string[] =>
     splits.map((value) => (value === null ? '' : numeral(value)));
   const x = data.categories === null ? { values: numbers } : categoryAxis(data.categories);
+  const log = { filter: roundOnes };
   return [
-    { ...look, label: data.xLabel, ...x },
-    { ...look, label: data.yLabel, values: numbers, size: 66 },
+    { ...look, label: data.xLabel, ...x, ...(data.xLog ? log : {}) },
+    { ...look, label: data.yLabel, values: numbers, size: 66, ...(data.yLog ? log : {}) },
   ];
+}
+
+/** Of a logarithmic axis: 1, 2 and 5 times a power of ten, and above three powers the powers alone. */
+function roundOnes(_: Plot, splits: readonly number[]): (number | null)[] {
+  const wide = splits.at(-1)! / splits[0]! > 1000;
+  return splits.map((value) => {
+    const leading = Math.round(value / 10 ** Math.floor(Math.log10(value) + 1e-9));
+    const near = Math.abs(value / 10 ** Math.floor(Math.log10(value) + 1e-9) - leading) < 0.01;
+    return near && (wide ? [1] : [1, 2, 5]).includes(leading) ? value : null;
+  });
 }
 
 /** Bars and areas stand on zero; counted things get half a place of room on both sides. */

@@ -46,7 +46,7 @@ p{margin:8px 0;max-width:75ch}
 .note,.pointed{color:var(--soft);font-size:13px;margin:0 0 8px}
 .pointed{min-height:20px;white-space:pre-wrap}
 figure{margin:20px 0 24px}
-.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px;margin:14px 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fill,minmax(128px,1fr));gap:10px;margin:14px 0}
 .facts div{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:8px 12px}
 .facts dt{color:var(--soft);font-size:13px}
 .facts dd{margin:0;font-size:18px;font-variant-numeric:tabular-nums}
@@ -69,8 +69,9 @@ th small{font-weight:400}
   background:repeating-linear-gradient(90deg,var(--line) 0 1px,transparent 1px var(--step))}
 .waterfall i{position:absolute;top:2px;bottom:2px;min-width:.5px}
 .waterfall .axis>span{position:relative;flex:1;height:16px;color:var(--soft)}
-.waterfall .axis>span span{position:absolute;transform:translateX(-50%)}
+.waterfall .axis>span span{position:absolute;transform:translateX(-50%);white-space:nowrap}
 .waterfall .axis>span span:first-child{transform:none}
+.waterfall .axis>span span.edge{transform:translateX(-100%)}
 ${TONES.map((tone) => `i.${tone}{background:var(--${tone})}`).join('')}
 i{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .chart{min-height:300px}

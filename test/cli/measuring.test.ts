@@ -1,272 +1,243 @@
-/** The measuring commands, as a user calls them. */
-import { writeFileSync } from 'node:fs';
+/** sweep, tune, config and research as a user calls them, on the built-in model. */
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
-import { withLlamaBenchSpelling } from '#dist/cli/bench.js';
-import { csvHead, csvLine, markdown } from '#dist/cli/bench-report.js';
-import { tokenLine } from '#dist/cli/token-progress.js';
-import { type BenchRow, seriesOf } from '#dist/eval/bench.js';
-import type { CompareRow } from '#dist/eval/compare.js';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { researchText } from '#dist/cli/research.js';
+import { sweepText } from '#dist/cli/sweep.js';
+import { profileKey } from '#dist/eval/profile/key.js';
+import { storeEntry } from '#dist/eval/profile/store.js';
+import { readLog } from '#dist/eval/research/log.js';
+import type { SweepResult } from '#dist/eval/sweep.js';
+import { Random } from '#dist/workers/random.js';
 import { runCli } from '../support/cli.js';
 import { temporaryFolder } from '../support/folder.js';
-import { BUILT_IN_MODEL, fixture, tldrGolden } from '../support/golden.js';
 
-const folder = temporaryFolder();
-const ids = join(folder, 'ids');
-beforeAll(() => writeFileSync(ids, tldrGolden().val.ids.slice(0, 200).join('\n')));
+const MODEL = fileURLToPath(new URL('../../models/tldr-UD_Q3_K_XL.gguf', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+const SMALL = ['--memory', '25M', '-c', '256', '-p', '8', '-n', '8'];
+const env = { XDG_CACHE_HOME: temporaryFolder() };
 
-const engine = ['--readers', '4', '--precision', 'exact', '--no-profile'];
-
-describe('perplexity', () => {
-  const perplexity = ['perplexity', BUILT_IN_MODEL, ...engine, '-q'];
-
-  it('prints the number with its error, and says how it was made', async () => {
-    const run = await runCli([...perplexity, '--ids', ids, '--tokens', '200']);
-    expect([run.code, run.stderr]).toEqual([0, '']);
-    expect(run.stdout).toMatch(
-      /^PPL \d+\.\d{4} \+- \d+\.\d{4}\n {2}199 tokens scored: one continuous context of 200/,
-    );
+/** Runs until there is a result of some kind, or the time is over, and then sends the signal. */
+function killedAfter(args: readonly string[], millis: number, signal: NodeJS.Signals): Promise<string> {
+  const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...env } });
+  let output = '';
+  child.stdout.on('data', (text) => {
+    output += text;
   });
-
-  it('takes text from a pipe, and scores chunks of --context', async () => {
-    const text = 'Archiving utility. Often combined with a compression method. '.repeat(12);
-    const run = await runCli([...perplexity, '-f', '-', '--context', '64', '--chunks', '2', '--json'], {
-      input: text,
-      env: { MOESTREAM_CONTEXT: '16' },
-    });
-    expect(JSON.parse(run.stdout)).toMatchObject({
-      scoredTokens: 62,
-      method: "2 chunks of 64 tokens, the second half of each scored (llama.cpp's convention)",
+  const timer = setTimeout(() => child.kill(signal), millis);
+  return new Promise((resolve) => {
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      resolve(`${output}[code ${code}]`);
     });
   });
+}
 
-  it('writes and compares probabilities', async () => {
-    const base = join(folder, 'base.kl');
-    const wrote = await runCli([...perplexity, '--ids', ids, '--tokens', '100', '--kl-base', base]);
-    expect(wrote.stdout).toContain(`probabilities written to ${base}`);
-    const same = await runCli([...perplexity, '--kl', base]);
-    expect(same.stdout).toMatch(/KL divergence {4}\d\.\d+e-9 .*\n.*\n {2}same top token {3}100\.00 %/);
-    const other = await runCli([...perplexity, '--kl', base, '--experts-per-token', '2', '--json']);
-    expect(JSON.parse(other.stdout).divergence.meanKl).toBeGreaterThan(0.05);
-  });
-
-  it.each([
-    [[], /no text to score/],
-    [['--ids', ids, '-f', ids], /not both/],
-    [['--ids', ids, '--tokens', '50', '--chunks', '2'], /leave out --chunks/],
-    [['--ids', ids, '--kl', 'x'], /--kl brings its own text/],
-    [['--ids', ids], /has 200 tokens, a context of 512/],
-    [['--ids', ids, '--tokens', '1'], /at least 2/],
-  ])('refuses %j', async (flags, message) => {
-    const run = await runCli([...perplexity, ...flags]);
-    expect([run.code, run.stdout]).toEqual([2, '']);
-    expect(run.stderr).toMatch(message);
-  });
-});
-
-describe('bench', () => {
-  const bench = ['bench', BUILT_IN_MODEL, ...engine, '-q', '--ids', ids];
-
-  it('measures every combination, in tests named as llama-bench names them', async () => {
-    const flags = [
-      '-p',
-      '16',
-      '-n',
-      '8',
-      '-pg',
-      '16,8',
-      '-d',
-      '0,30',
-      '-r',
-      '2',
-      '--split',
-      '1,2',
-      '-o',
-      'jsonl',
-    ];
-    const run = await runCli([...bench, ...flags]);
-    const rows = run.stdout
-      .trimEnd()
-      .split('\n')
-      .map((line) => JSON.parse(line) as BenchRow);
-    const tests = ['pp16', 'tg8', 'pp16+tg8', 'pp16 @ d30', 'tg8 @ d30', 'pp16+tg8 @ d30'];
-    expect(rows.map((row) => [row.given.split, row.test])).toEqual(
-      ['1', '2'].flatMap((split) => tests.map((test) => [split, test])),
+describe('sweep', () => {
+  it('measures a grid, and what fails in it is said', async () => {
+    const { code, stdout } = await runCli(
+      ['sweep', MODEL, ...SMALL, '--split', '1,2', '--window', '2,256', '--rounds', '1', '--json', '-q'],
+      { env },
     );
-    for (const row of rows) {
-      expect(row).toMatchObject({
-        repetitions: 2,
-        cache: { mode: 'warm' },
-        bytesReadPerToken: 0,
-        hitRate: 1,
-      });
-      expect(row.samples.length).toBe(2);
-      expect(row.tokensPerSecond.mean).toBeCloseTo((row.samples[0]! + row.samples[1]!) / 2, 6);
+    expect(code).toBe(0);
+    const found = JSON.parse(stdout) as SweepResult;
+    expect(found).toMatchObject({ score: 'decode', rounds: 2, interrupted: false });
+    expect(found.rows.map(({ settings }) => settings)).toEqual([
+      { split: 1, window: 2 },
+      { split: 1, window: 256 },
+      { split: 2, window: 2 },
+      { split: 2, window: 256 },
+    ]);
+    expect(found.rows[0]?.scores.every((score) => score !== null && score > 0)).toBe(true);
+    expect(found.rows[1]?.failure).toMatchObject({ code: 'USAGE' });
+    expect(found.rows[2]?.drawn).toEqual(found.rows[0]?.drawn);
+    for (const columns of [60, 80, 120]) {
+      const text = sweepText(
+        found,
+        [
+          ['split', [1, 2]],
+          ['window', [2, 256]],
+        ],
+        columns,
+      );
+      const measured = text.split('\n').filter((line) => !/failed:|fastest:|medians/.test(line));
+      expect(Math.max(...measured.map((line) => line.length))).toBeLessThanOrEqual(columns);
+      expect(text).toContain('split 1 window 256 failed: ');
     }
   });
 
-  it('cold: every repetition reads anew, and it is said how', async () => {
-    const flags = ['-p', '0', '-n', '8', '-r', '3', '--cold', '--io', 'buffered', '-o', 'json'];
-    const [row] = JSON.parse((await runCli([...bench, ...flags])).stdout) as BenchRow[];
-    expect(row!.cache).toMatchObject({
-      mode: 'cold',
-      sentence: expect.stringMatching(/^the expert cache is empty/),
-    });
-    expect(row!.bytesReadPerToken).toBeGreaterThan(100_000);
-  });
-
-  it('sustained: one long answer, and its speed over time', async () => {
-    const flags = ['--sustained', '100', '-o', 'json'];
-    const [row] = JSON.parse((await runCli([...bench, ...flags])).stdout) as BenchRow[];
-    expect(row!.series!.map(({ fromToken, toToken }) => [fromToken, toToken])).toEqual(
-      Array.from({ length: 10 }, (_, part) => [part * 10 + 1, part * 10 + 10]),
-    );
-    const table = await runCli([...bench, '--sustained', '20']);
-    expect(table.stdout).toMatch(
-      /^\| model .*\n\|:--.*\n\| .* tg20 \|[\s\S]*tg20 over time[\s\S]*The last quarter takes/,
-    );
-  });
-
-  it('prints what was measured before Ctrl-C', async () => {
-    const run = await runCli([...bench, '-p', '8', '-n', '100', '-r', '1', '-d', '0,1,2,3', '-o', 'jsonl'], {
-      onStdout: (_, kill) => kill('SIGINT'),
-    });
-    expect(run.code).toBe(130);
-    expect(run.stdout).toMatch(/^\{.*"test":"pp8"/);
+  it('prints what there is when it is interrupted', async () => {
+    const args = ['sweep', MODEL, ...SMALL, '--readers', '1-8', '--rounds', '100', '-q'];
+    const output = await killedAfter(args, 4000, 'SIGINT');
+    expect(output).toMatch(/interrupted after \d+ of 800 runs/);
+    expect(output).toMatch(/\[code 130\]$/);
   });
 
   it.each([
-    [['-p', '0', '-n', '0'], /nothing to measure/],
-    [['-r', '0'], /-r 0/],
-    [['-pg', '5'], /-pg 5: expected a prompt and an answer/],
-    [['--threads', '1-256', '--readers', '1,2'], /512 combinations, at most 256/],
-    [['--readers', '9-2'], /does not get from 9 to 2/],
-  ])('refuses %j', async (flags, message) => {
-    const run = await runCli([...bench, ...flags]);
-    expect([run.code, run.stdout]).toEqual([2, '']);
-    expect(run.stderr).toMatch(message);
-  });
-
-  it('leaves other commands their own -pg', () => {
-    expect(withLlamaBenchSpelling(['node', 'm', 'bench', '-pg', '1,2'])).toContain('--prompt-gen');
-    expect(withLlamaBenchSpelling(['node', 'm', 'generate', '-pg'])).toContain('-pg');
+    [['--split', '4-1'], /does not get from 4 to 1/],
+    [['--split', '4'], /nothing varies/],
+    [['--cache-policy', 'lru,best'], /Allowed choices are lru/],
+    [['--split', '1,2', '--rounds', '0'], /--rounds 0/],
+  ])('refuses %j', async (args, message) => {
+    const { code, stderr } = await runCli(['sweep', MODEL, ...args], { env });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(message);
   });
 });
 
-const ROW: BenchRow = {
-  model: 'a,"b".gguf',
-  name: 'a model with a long name',
-  sizeBytes: 30_234_880,
-  given: { readers: '16' },
-  test: 'tg128 @ d4096',
-  promptTokens: 0,
-  decodeTokens: 128,
-  depthTokens: 4096,
-  repetitions: 1,
-  cache: { mode: 'cold', sentence: '' },
-  tokensPerSecond: {
-    count: 1,
-    mean: 8.6,
-    standardDeviation: 0.1,
-    median: 8.6,
-    medianAbsoluteDeviation: 0,
-    least: 8.6,
-    most: 8.6,
-  },
-  interval: { low: 8.6, high: 8.6 },
-  samples: [8.6],
-  prefillTokensPerSecond: null,
-  decodeTokensPerSecond: 8.6,
-  firstTokenMillis: 900,
-  tokenMillisP50: 116,
-  tokenMillisP99: 190.5,
-  bytesReadPerToken: 218e6,
-  hitRate: 0.25,
-  stallShare: 0.5,
-  othersShare: 0,
-};
-
-describe('reports', () => {
-  it('a table fits 60 columns, and keeps what it is about', () => {
-    const wide = markdown([ROW]);
-    expect(wide).toContain('218 MB');
-    const narrow = markdown([ROW], 60);
-    for (const line of narrow.trimEnd().split('\n')) expect(line.length).toBeLessThanOrEqual(60);
-    expect(narrow).toMatch(/readers .* test .* t\/s/);
+describe('tune', () => {
+  it('keeps to its time, and says what it did not reach', async () => {
+    const args = ['tune', MODEL, ...SMALL, '--budget-minutes', '0.1', '--json', '-q'];
+    const { code, stdout, stderr } = await runCli(args, { env });
+    expect(code, stderr).toBe(0);
+    const found = JSON.parse(stdout) as { secondsUsed: number; untried: string[] };
+    expect(found).toMatchObject({ winner: null, profile: null });
+    expect(found.secondsUsed).toBeLessThanOrEqual(6);
+    expect(found.untried).toContain('window');
   });
 
-  it('CSV quotes what needs it', () => {
-    expect(csvLine(ROW)).toMatch(/^"a,""b""\.gguf",a model/);
-    expect(
-      csvLine(ROW)
-        .replace(/^"[^\n]*?",a/, 'x,a')
-        .split(',').length,
-    ).toBe(csvHead().split(',').length);
+  it('goes on where it was killed', async () => {
+    const args = ['tune', MODEL, ...SMALL, '--budget-minutes', '60', '--split', '1'];
+    await killedAfter(args, 5000, 'SIGKILL');
+    const found = await runCli(args, {
+      env: env,
+      onStderr: (text, kill) => {
+        if (text.includes('going on behind')) kill('SIGINT');
+      },
+    });
+    expect(found.stderr).toMatch(/going on behind \d+ rounds/);
+    expect(found.stderr).toContain('interrupted; the same command goes on from here');
+    expect(found.code).toBe(130);
   });
 
-  it('the progress line fits 60 columns', () => {
-    expect(tokenLine(964, 2048, 17, 'PPL 12.34')).toBe('[#####       ]  47 %  964 of 2048  0:17  PPL 12.34');
-    expect(tokenLine(1e9, 2e9, 1e6, 'PPL 123456.789').length).toBeLessThanOrEqual(60);
-  });
-
-  it('a run that slows down is seen', () => {
-    const { series, slowdown } = seriesOf(Array.from({ length: 95 }, (_, token) => (token < 50 ? 10 : 20)));
-    expect(slowdown).toBe(2);
-    expect(series.at(0)).toEqual({ fromToken: 1, toToken: 10, tokensPerSecond: 100 });
-    expect(series.at(-1)).toEqual({ fromToken: 91, toToken: 95, tokensPerSecond: 50 });
+  it.each([
+    [['--budget-minutes', '0'], /--budget-minutes 0/],
+    [['--score', 'decode', '-n', '0'], /the score is decode/],
+    [['--no-profile'], /unknown option/],
+  ])('refuses %j', async (args, message) => {
+    const { code, stderr } = await runCli(['tune', MODEL, ...args], { env });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(message);
   });
 });
 
-describe('compare', () => {
-  it('puts settings beside each other, and keeps a row for one that fails', async () => {
-    const flags = ['--ids', ids, '--tokens', '100', '--experts-per-token', '4,2', '--memory', '80M,5M'];
-    const run = await runCli([
-      'compare',
-      BUILT_IN_MODEL,
-      ...engine,
-      '-q',
-      ...flags,
-      '-p',
-      '8',
+describe('config', () => {
+  it('says where every value comes from, and generate takes them', async () => {
+    process.env.XDG_CACHE_HOME = env.XDG_CACHE_HOME;
+    storeEntry(
+      profileKey(MODEL)!,
+      {
+        budgetBytes: 25_000_000,
+        settings: { readers: 4, split: 2, queueDepth: 32, threads: 2, window: 1 },
+        tunedAt: '2026-11-21T10:00:00.000Z',
+        score: 'total',
+        gain: { ratio: 1.1, low: 1.05, high: 1.2, p99Ratio: 1 },
+      },
+      () => {},
+    );
+    const config = await runCli(['config', MODEL, '--memory', '25M', '--readers', '2', '--json'], {
+      env: { ...env, MOESTREAM_THREADS: '1' },
+    });
+    expect(config.code, config.stderr).toBe(0);
+    const rows = (JSON.parse(config.stdout) as { settings: { setting: string }[] }).settings;
+    const rowOf = (setting: string) => rows.find((row) => row.setting === setting);
+    expect(rowOf('readers')).toMatchObject({ value: 2, from: 'flag' });
+    expect(rowOf('threads')).toMatchObject({ value: 1, from: 'environment', detail: 'MOESTREAM_THREADS' });
+    expect(rowOf('split')).toMatchObject({ value: 2, from: 'profile' });
+    expect(rowOf('queueDepth')).toMatchObject({ value: 32, from: 'profile' });
+    expect(rowOf('window')).toMatchObject({
+      value: 2,
+      from: 'default',
+      detail: "not the profile's 1: readers is given",
+    });
+    expect(rowOf('chunk')).toMatchObject({ value: null, from: 'default' });
+
+    const generate = [
+      'generate',
+      '-m',
+      MODEL,
+      '--memory',
+      '25M',
+      '-c',
+      '64',
       '-n',
-      '8',
-      '-r',
-      '2',
-      '--json',
+      '4',
+      '--temp',
+      '0',
+      'tar',
+    ];
+    const withProfile = await runCli(generate, { env });
+    expect(withProfile.stderr).toContain('using the profile of');
+    const without = await runCli([...generate, '--no-profile'], { env });
+    expect(without.stderr).not.toContain('profile');
+    expect(without.stdout).toBe(withProfile.stdout);
+  });
+});
+
+describe('research', () => {
+  const plan = `
+baseline: { model: ${JSON.stringify(MODEL)}, settings: { memory: 25M, contextLength: 256 } }
+run: { promptTokens: 4, decodeTokens: 4 }
+rounds: 2
+gates: { perplexity: { tokens: 16 } }
+experiments:
+  - { name: split, settings: { split: 2 } }
+  - { name: refused, settings: { memory: 1M } }
+  - { name: readers, settings: { readers: 4 } }
+`;
+
+  it('survives kill -9 at random moments', async () => {
+    const folder = temporaryFolder();
+    const file = join(folder, 'plan.yaml');
+    writeFileSync(file, plan);
+    const out = join(folder, 'out');
+    const random = new Random(5);
+    for (let kill = 0; kill < 4; kill++) {
+      await killedAfter(['research', file, '--out', out], 800 + 2500 * random.next(), 'SIGKILL');
+    }
+    const html = join(folder, 'report.html');
+    const { code, stdout, stderr } = await runCli(['research', file, '--out', out, '--html', html], { env });
+    expect(code, stderr).toBe(0);
+    const { results } = readLog(out);
+    expect(results.map(({ name, rounds }) => `${name} ${rounds.length}`)).toEqual([
+      'baseline 2',
+      'split 2',
+      'refused 0',
+      'readers 2',
     ]);
-    const { rows } = JSON.parse(run.stdout) as { rows: CompareRow[] };
-    expect(rows.map((row) => row.failure?.code)).toEqual([
-      undefined,
-      undefined,
-      'PLAN_REFUSED',
-      'PLAN_REFUSED',
-    ]);
-    const [four, two] = rows;
-    expect(four!.divergence).toBeUndefined();
-    expect(two!.divergence!.meanKl).toBeGreaterThan(0.05);
-    expect(two!.quality!.perplexity).toBeGreaterThan(four!.quality!.perplexity);
-    expect(two!.expertBytesPerToken * 2).toBe(four!.expertBytesPerToken);
-    expect(two!.speed!.decodeTokensPerSecond.count).toBe(2);
+    expect(results[2]).toMatchObject({ verdict: 'error', reason: expect.stringContaining('PLAN_REFUSED') });
+    expect(stdout.trimEnd().split('\n').length).toBeGreaterThan(5);
+    expect(
+      Math.max(
+        ...researchText(results, 60)
+          .split('\n')
+          .map((line) => line.length),
+      ),
+    ).toBeLessThanOrEqual(60);
+    expect(readFileSync(html, 'utf8')).toContain('refused');
   });
 
-  it('says that other vocabularies cannot be compared', async () => {
-    const nano = fixture('golden/nano-F32/model.gguf');
-    const few = join(folder, 'few');
-    writeFileSync(few, '1 2 3 4 5 6 7 8 9 10');
-    const run = await runCli([
-      'compare',
-      nano,
-      BUILT_IN_MODEL,
-      ...engine,
-      '--ids',
-      few,
-      '--tokens',
-      '10',
-      '-r',
-      '0',
-    ]);
-    expect(run.code).toBe(0);
-    expect(run.stderr).toMatch(/another vocabulary than model: their perplexities must not be compared/);
-    expect(run.stdout).toMatch(/\| tldr-UD_Q3_K_XL .*± [\d.]+ \|\s+\|\s+\|\s+\|/);
+  it('is refused while another process works on the results', async () => {
+    const folder = temporaryFolder();
+    const file = join(folder, 'plan.yaml');
+    writeFileSync(file, plan);
+    const first = killedAfter(['research', file, '-q'], 8000, 'SIGINT');
+    await expect
+      .poll(() => existsSync(join(folder, 'plan.results', 'research.lock')), { timeout: 7000 })
+      .toBe(true);
+    const { code, stderr } = await runCli(['research', file, '-q'], { env });
+    expect(code).toBe(1);
+    expect(stderr).toContain('is at work on these results');
+    await first;
+  });
+
+  it('says with the line what is wrong with a plan', async () => {
+    const file = join(temporaryFolder(), 'plan.yaml');
+    writeFileSync(file, plan.replace('rounds: 2', 'rounds: two'));
+    const { code, stderr } = await runCli(['research', file, '--check'], { env });
+    expect(code).toBe(2);
+    expect(stderr).toContain(`${file}:4: rounds: `);
   });
 });

@@ -17,8 +17,9 @@ export interface CliRun {
 export interface CliOptions {
   readonly input?: string;
   readonly env?: Record<string, string>;
-  /** Called with what has come on stdout so far, whenever there is more. */
+  /** Called with what has come so far, whenever there is more. */
   readonly onStdout?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
+  readonly onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
 }
 
 export function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliRun> {
@@ -32,6 +33,7 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
+    options.onStderr?.(stderr, (signal) => child.kill(signal));
   });
   child.stdin.end(options.input ?? '');
   return new Promise((resolve, reject) => {

@@ -17,6 +17,7 @@ const LEANS_ON: Partial<Record<TunableName, readonly (keyof OpenOptions)[]>> = {
   window: ['readers', 'split', 'io', 'ioEngine', 'queueDepth'],
   queueDepth: ['io', 'ioEngine', 'split'],
   ioEngine: ['io'],
+  lookahead: ['predict'],
   chunk: ['contextLength', 'precision', 'kvType', 'expertsPerToken', 'threads'],
 };
 

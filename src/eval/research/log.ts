@@ -13,6 +13,7 @@ import { writeError } from '../../pack/disk.ts';
 import { takeFileLock } from '../../pack/lock.ts';
 import { LineWriter, readLines } from '../line-log.ts';
 import { replaceFile } from '../profile/store.ts';
+import { SCORES } from '../score.ts';
 import { TSV_HEADER, tsvLine } from './tsv.ts';
 
 const FORMAT = 'moestream-research';
@@ -42,6 +43,9 @@ const headSchema = z.strictObject({
   /** Digest of what makes results comparable: baseline, run, score, rounds and gates. */
   core: text,
   budgetBytes: z.int().positive(),
+  score: z.enum(SCORES),
+  /** How far the perplexity may rise, as a share; null for no gate. */
+  perplexityRaise: finite.nullable(),
   startedAt: text,
   machine: text,
   moestream: text,

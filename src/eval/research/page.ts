@@ -34,6 +34,7 @@ export function researchPage({ head, results }: LogContent): Page {
   const kept = results.filter(({ verdict }) => verdict === 'keep');
   const failed = results.filter(({ verdict }) => verdict === 'error');
   const best = lastKept(results);
+  const score = head?.score ?? 'score';
   const busiest = Math.max(0, ...results.map(({ othersShare }) => othersShare ?? 0));
   return {
     title: head?.name ?? 'Research',
@@ -55,9 +56,11 @@ export function researchPage({ head, results }: LogContent): Page {
               { label: 'others took at most', value: `${Math.round(100 * busiest)} % CPU` },
             ],
           },
-          trajectory(results),
+          trajectory(results, score),
           gains(results),
-          ...(results.some(({ perplexity }) => perplexity !== null) ? [quality(results)] : []),
+          ...(results.some(({ perplexity }) => perplexity !== null)
+            ? [quality(results, head?.perplexityRaise ?? null)]
+            : []),
         ],
       },
       {
@@ -81,14 +84,14 @@ export function researchPage({ head, results }: LogContent): Page {
   };
 }
 
-function trajectory(results: readonly LogResult[]): Chart {
+function trajectory(results: readonly LogResult[], score: string): Chart {
   const isKept = ({ verdict }: LogResult): boolean => verdict === 'keep' || verdict === 'baseline';
   const measured = results.filter(({ score, verdict }) => score !== null && verdict !== 'error');
   const chart = trialsChart({
     title: 'Score of every experiment',
     note: 'Green was kept, grey discarded; the steps follow the best that was kept. Point at a dot for its reason.',
     x: { label: 'experiment', categories: numbersOf(results) },
-    y: { label: 'score', unit: 'tok/s' },
+    y: { label: score, unit: 'tok/s' },
     best: 'highest',
     points: measured.map((result) => ({
       x: results.indexOf(result),
@@ -138,7 +141,9 @@ function gains(results: readonly LogResult[]): Chart {
   };
 }
 
-function quality(results: readonly LogResult[]): Chart {
+function quality(results: readonly LogResult[], raise: number | null): Chart {
+  const limit = raise === null ? null : (results[0]?.perplexity ?? Number.NaN) * (1 + raise);
+  const gate = limit === null ? [] : [0, results.length - 1].map((x) => ({ x, y: limit }));
   return {
     kind: 'chart',
     title: 'Perplexity',
@@ -146,6 +151,9 @@ function quality(results: readonly LogResult[]): Chart {
     x: { label: 'experiment', categories: numbersOf(results) },
     y: { label: 'perplexity' },
     series: [
+      ...(gate.length === 0
+        ? []
+        : [{ label: 'gate', style: 'line' as const, tone: 'red' as const, points: gate }]),
       {
         label: 'perplexity',
         style: 'points',

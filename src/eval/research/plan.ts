@@ -171,7 +171,9 @@ function problemsOf(issue: z.core.$ZodIssue): Problem[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => ({ path: [...issue.path, key], message: 'is no field of a plan' }));
   }
-  return [{ path: issue.path, message: issue.message }];
+  // What is wrong with a key is told inside of the issue.
+  const message = issue.code === 'invalid_key' ? (issue.issues[0]?.message ?? issue.message) : issue.message;
+  return [{ path: issue.path, message }];
 }
 
 function refuse(file: string, problems: readonly string[]): never {

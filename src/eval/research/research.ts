@@ -101,6 +101,8 @@ class Research {
       name: plan.name ?? plan.path,
       core,
       budgetBytes,
+      score: plan.score,
+      perplexityRaise: plan.gates.perplexity?.raise ?? null,
       startedAt: new Date().toISOString(),
       machine: this.machine,
       moestream: moestreamVersion,

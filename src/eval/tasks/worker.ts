@@ -1,11 +1,14 @@
 /**
  * What a thread of the local runner does with a task: starts the child process that does it, waits within the task's time,
- * and turns every way to end into a result or a typed error. When the thread is terminated, the child's channel closes with it.
+ * and turns every way to end into a result or a typed error.
+ *
+ * To abort, the caller sends a message. Terminating this thread would not do: the child would live on, unsupervised.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { MessagePort } from 'node:worker_threads';
 import { fromWire, MoestreamError, toWire, type WireError } from '../../errors.ts';
 import { CHILD_PATH, type Task, type TaskAnswer } from './task.ts';
 
@@ -28,22 +31,30 @@ function childFile(build: string | undefined): string {
   );
 }
 
-export default async function work(task: Task): Promise<WorkerAnswer> {
+/** What the pool hands over. Any message on the port aborts the task. */
+export interface WorkerTask {
+  readonly task: Task;
+  readonly abort: MessagePort;
+}
+
+export default async function work({ task, abort }: WorkerTask): Promise<WorkerAnswer> {
   try {
-    return await answerOf(task);
+    return await answerOf(task, abort);
   } catch (error) {
     return { ok: false, error: toWire(error) };
+  } finally {
+    abort.close();
   }
 }
 
-async function answerOf(task: Task): Promise<WorkerAnswer> {
+async function answerOf(task: Task, abort: MessagePort): Promise<WorkerAnswer> {
   const child = fork(childFile(task.build), {
     env: { ...process.env, ...task.environment },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   });
   const timer = setTimeout(() => child.kill('SIGKILL'), task.timeoutSeconds * 1000);
   try {
-    const answer = await messageOf(child, task);
+    const answer = await messageOf(child, task, abort);
     if (!answer.ok) throw fromWire({ ...answer.error, hint: answer.error.hint });
     return answer;
   } finally {
@@ -52,13 +63,21 @@ async function answerOf(task: Task): Promise<WorkerAnswer> {
   }
 }
 
-function messageOf(child: ChildProcess, { timeoutSeconds, ...task }: Task): Promise<TaskAnswer> {
+function messageOf(
+  child: ChildProcess,
+  { timeoutSeconds, ...task }: Task,
+  abort: MessagePort,
+): Promise<TaskAnswer> {
   const began = performance.now();
   let words = '';
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     words = (words + text).slice(-STDERR_MAX);
   });
   return new Promise((resolve, reject) => {
+    abort.once('message', () => {
+      child.kill('SIGKILL');
+      reject(new MoestreamError('ABORTED', 'the caller ended it'));
+    });
     child.once('message', (answer) => resolve(answer as TaskAnswer));
     child.once('error', (cause) => {
       reject(

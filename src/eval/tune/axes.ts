@@ -5,7 +5,6 @@
  * are read (`io`) is none of them: reads through the page cache look fast as long as memory outside the budget holds the
  * model.
  */
-
 import { POLICIES } from '../../pipeline/eviction.ts';
 import { PREDICTOR_NAMES } from '../../workers/predictors/predictor.ts';
 import type { Score } from '../score.ts';
@@ -28,11 +27,18 @@ const AXES: readonly {
   readonly values: (facts: TuningFacts) => readonly (string | number)[];
   /** About reading: without reads there is nothing to find. */
   readonly reads?: true;
+  readonly applies?: Axis['applies'];
 }[] = [
   { name: 'threads', values: ({ cores }) => threadCounts(cores) },
   { name: 'window', reads: true, values: () => [0, 1, 2, 4, 8] },
   { name: 'split', reads: true, values: () => [1, 2, 3, 4, 8] },
   { name: 'predict', reads: true, values: () => ['none', 'auto', ...PREDICTOR_NAMES] },
+  {
+    name: 'lookahead',
+    reads: true,
+    values: () => [1, 2, 3],
+    applies: ({ predict = 'none' }) => predict !== 'none',
+  },
   { name: 'cachePolicy', reads: true, values: () => POLICIES },
   { name: 'ioEngine', reads: true, values: () => ['threads', 'uring'] },
   { name: 'readers', reads: true, values: () => [4, 8, 16, 32] },
@@ -56,9 +62,10 @@ function chunks({ score, promptTokens }: TuningFacts): number[] {
 }
 
 export function axesFor(facts: TuningFacts): Axis[] {
-  return AXES.flatMap(({ name, values, reads }) => {
+  return AXES.flatMap(({ name, values, reads, applies }) => {
     if (facts.fixed.includes(name) || (reads === true && facts.allResident)) return [];
     const settings = values(facts).map((value) => ({ [name]: value }) as TunableSettings);
-    return settings.length < 2 ? [] : [{ name, values: settings }];
+    if (settings.length < 2) return [];
+    return [{ name, values: settings, ...(applies === undefined ? {} : { applies }) }];
   });
 }

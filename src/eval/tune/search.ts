@@ -40,6 +40,8 @@ export interface Axis {
   readonly name: string;
   /** What the axis can be set to; the incumbent's own value is skipped. */
   readonly values: readonly TunableSettings[];
+  /** Whether it does anything with these settings, defaults included. Default: always. */
+  readonly applies?: (settings: TunableSettings) => boolean;
 }
 
 export interface SearchOptions {
@@ -148,6 +150,7 @@ class Search {
   }
 
   private challengersOf(axis: Axis, incumbent: TunableSettings): TunableSettings[] {
+    if (axis.applies?.({ ...this.options.defaults, ...incumbent }) === false) return [];
     const effective = (settings: TunableSettings): string => keyOf({ ...this.options.defaults, ...settings });
     return axis.values
       .map((value) => ({ ...incumbent, ...value }))
