@@ -89,6 +89,7 @@ const CSV: readonly (readonly [name: string, value: (row: BenchRow) => string | 
   ['hit_rate', (row) => row.hitRate],
   ['stall_share', (row) => row.stallShare],
   ['others_share', (row) => row.othersShare],
+  ['throttled_ms', (row) => row.throttledMillis],
 ];
 
 const quoted = (value: string | number | null): string =>

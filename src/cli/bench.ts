@@ -176,16 +176,21 @@ async function bench(
     meter.clear();
     await printer.end();
   }
-  warnOfOthers(printer.rows, meter.onNotice);
+  warnOfDisturbance(printer.rows, meter.onNotice);
 }
 
 const DISTURBING_SHARE = 0.1;
 
-function warnOfOthers(rows: readonly BenchRow[], notice: (sentence: string) => void): void {
-  const worst = rows.reduce((most, row) => Math.max(most, row.othersShare), 0);
-  if (worst <= DISTURBING_SHARE) return;
-  const tests = rows.filter((row) => row.othersShare > DISTURBING_SHARE).map((row) => row.test);
-  notice(
-    `others took up to ${Math.round(100 * worst)} % of the processor during ${[...new Set(tests)].join(', ')}: measure again on a quiet machine`,
-  );
+/** What a look before could not see. */
+function warnOfDisturbance(rows: readonly BenchRow[], notice: (sentence: string) => void): void {
+  const disturbed = rows.filter((row) => row.othersShare > DISTURBING_SHARE);
+  const tests = [...new Set(disturbed.map((row) => row.test))].join(', ');
+  const worst = Math.max(0, ...disturbed.map((row) => row.othersShare));
+  if (tests !== '') {
+    notice(
+      `others took up to ${Math.round(100 * worst)} % of the processor during ${tests}: measure again on a quiet machine`,
+    );
+  }
+  const throttled = rows.reduce((sum, row) => sum + row.throttledMillis, 0);
+  if (throttled > 0) notice(`a CPU limit held the runs back for ${Math.round(throttled)} ms`);
 }

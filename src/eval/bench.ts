@@ -13,6 +13,7 @@ import type { CacheState } from './cold.ts';
 import {
   type CacheMode,
   measureOn,
+  positionsOf,
   prepare,
   type RunListeners,
   type RunMeasurement,
@@ -77,6 +78,8 @@ export interface BenchRow {
   readonly stallShare: number;
   /** The most that other processes took of all cores during one repetition. */
   readonly othersShare: number;
+  /** How long the CPU limit of a control group held the repetitions back, all together. */
+  readonly throttledMillis: number;
   readonly series?: readonly SpeedAt[];
   /** Of a sustained test: the last quarter's median time per token by the first quarter's. */
   readonly slowdown?: number;
@@ -97,13 +100,10 @@ export function testName({ promptTokens, decodeTokens, depthTokens }: BenchTest)
   return `${parts.join('+')}${depthTokens > 0 ? ` @ d${depthTokens}` : ''}`;
 }
 
-const positions = ({ depthTokens, promptTokens, decodeTokens }: BenchTest): number =>
-  depthTokens + Math.max(1, promptTokens) + decodeTokens;
-
 /** Measures every test of one setting; rows go out as they are done. Throws MoestreamError. */
 export async function bench(request: BenchRequest, listeners: BenchListeners): Promise<void> {
   const { setting, tests, repetitions, cache } = request;
-  const contextLength = Math.max(...tests.map(positions));
+  const contextLength = Math.max(...tests.map(positionsOf));
   const openEngine = (): Promise<Engine> => open({ ...setting.options, contextLength, onNotice: once });
   const told = new Set<string>();
   const once = (sentence: string): void => {
@@ -188,6 +188,7 @@ function rowOf(
         sum(index, 'millis'),
     ),
     othersShare: Math.max(...runs.map(({ disturbance }) => disturbance.othersShare)),
+    throttledMillis: runs.reduce((total, { disturbance }) => total + disturbance.throttledMillis, 0),
     ...(test.sustained === true ? seriesOf(last.tokenMillis) : {}),
   };
 }

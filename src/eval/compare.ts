@@ -13,7 +13,13 @@ import type { OpenOptions } from '../engine/options.ts';
 import { MoestreamError } from '../errors.ts';
 import { openModel } from '../model/model.ts';
 import type { Divergence } from './kl.ts';
-import { measureRun, type RunListeners, type RunMeasurement, type RunShape } from './measure-run.ts';
+import {
+  measureRun,
+  positionsOf,
+  type RunListeners,
+  type RunMeasurement,
+  type RunShape,
+} from './measure-run.ts';
 import { measurePerplexity, type PerplexityMeasurement } from './perplexity.ts';
 import { balancedOrder } from './schedule.ts';
 import { type Summary, summarise } from './statistics.ts';
@@ -162,7 +168,7 @@ async function timeEach(
       await keepFailure(rows[index]!, async () => {
         runs[index]!.push(
           await measureRun(
-            { options: { ...options, contextLength: positions(shape) }, source, ...shape },
+            { options: { ...options, contextLength: positionsOf(shape) }, source, ...shape },
             listeners,
           ),
         );
@@ -173,8 +179,6 @@ async function timeEach(
     if (rows[index]!.failure === undefined) rows[index]!.speed = speedOf(found);
   }
 }
-
-const positions = ({ promptTokens, decodeTokens }: RunShape): number => promptTokens + decodeTokens;
 
 function speedOf(runs: readonly RunMeasurement[]): CompareSpeed {
   const last = runs.at(-1)!;

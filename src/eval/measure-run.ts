@@ -7,6 +7,7 @@
  *
  * Request and result are plain data. A run in another process, or from a queue, is the same call.
  */
+import { CONTEXT_DEFAULT } from '../engine/backend-config.ts';
 import { type Engine, open } from '../engine/engine.ts';
 import type { OpenOptions } from '../engine/options.ts';
 import type { PhaseTotals } from '../workers/compute.ts';
@@ -79,7 +80,13 @@ export interface RunListeners {
 /** Opens an engine, measures one run and closes it. Throws MoestreamError. */
 export async function measureRun(request: RunRequest, listeners: RunListeners = {}): Promise<RunMeasurement> {
   const { notice = () => {}, signal } = listeners;
-  const engine = await open({ ...request.options, onNotice: notice });
+  const needed = positionsOf(request);
+  const longer = request.options.contextLength === undefined && needed > CONTEXT_DEFAULT;
+  const engine = await open({
+    ...request.options,
+    ...(longer ? { contextLength: needed } : {}),
+    onNotice: notice,
+  });
   try {
     const ids = idsOf(engine, request.source ?? {});
     const tokens = tokensOf(ids, request, notice);
@@ -97,6 +104,11 @@ export interface RunTokens {
   readonly prompt: readonly number[];
   readonly depthTokens: number;
   readonly answer: readonly number[];
+}
+
+/** Positions that a run takes. */
+export function positionsOf({ depthTokens = 0, promptTokens, decodeTokens }: RunShape): number {
+  return depthTokens + Math.max(1, promptTokens) + decodeTokens;
 }
 
 export function tokensOf(

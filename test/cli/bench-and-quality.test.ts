@@ -184,6 +184,7 @@ const ROW: BenchRow = {
   hitRate: 0.25,
   stallShare: 0.5,
   othersShare: 0,
+  throttledMillis: 0,
 };
 
 describe('reports', () => {

@@ -60,6 +60,38 @@ describe('a replayed answer', () => {
   });
 });
 
+describe('logits', () => {
+  it('from a position on, and token by token, are the same rows', async () => {
+    await withEngine({ model: BUILT_IN_MODEL }, async (engine) => {
+      const rows = async (options: { from?: number; decodeFrom?: number }): Promise<Map<number, Buffer>> => {
+        const found = new Map<number, Buffer>();
+        await engine.logits(
+          ids.slice(0, 20),
+          (row, position) => {
+            found.set(position, Buffer.from(new Float32Array(row).buffer));
+          },
+          options,
+        );
+        return found;
+      };
+      const all = await rows({});
+      for (const options of [
+        { from: 12 },
+        { decodeFrom: 1 },
+        { from: 12, decodeFrom: 7 },
+        { from: 7, decodeFrom: 12 },
+      ]) {
+        const some = await rows(options);
+        expect([...some.keys()]).toEqual([...all.keys()].slice(options.from ?? 0));
+        for (const [position, row] of some) expect(row.equals(all.get(position)!)).toBe(true);
+      }
+      for (const wrong of [{ from: 21 }, { from: -1 }, { decodeFrom: 0 }, { decodeFrom: 1.5 }]) {
+        await expect(rows(wrong)).rejects.toMatchObject({ code: 'USAGE' });
+      }
+    });
+  });
+});
+
 describe('a measured run', () => {
   it('counts prompt and answer apart from the context before', async () => {
     const { prefill, decode, tokenMillis, ...run } = await measureRun(request);
