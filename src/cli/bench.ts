@@ -17,7 +17,7 @@ interface BenchFlags extends SourceFlags, SettingListFlags {
   readonly nPrompt?: readonly number[];
   readonly nGen?: readonly number[];
   readonly promptGen?: readonly (readonly [number, number])[];
-  readonly nDepth: readonly number[];
+  readonly nDepth?: readonly number[];
   readonly repetitions: number;
   readonly output: BenchFormat;
   readonly cold?: boolean;
@@ -59,9 +59,11 @@ export function addBench(program: Command, interruption: () => Interruption): vo
       'a prompt and its answer as one test; -pg for short, may be given several times',
       pair,
     )
-    .option('-d, --n-depth <list>', 'tokens of context before the clock starts (default 0)', counts, [0])
-    .option('-r, --repetitions <n>', 'runs of each test (default 5)', integer, 5)
-    .addOption(new Option('-o, --output <format>', 'default md').choices(BENCH_FORMATS).default('md', 'md'))
+    .option('-d, --n-depth <list>', 'tokens of context before the clock starts (default 0)', counts)
+    .option('-r, --repetitions <n>', 'runs of each test', integer, 5)
+    .addOption(
+      new Option('-o, --output <format>', 'how rows are printed').choices(BENCH_FORMATS).default('md'),
+    )
     .option('--cold', 'every run with an empty expert cache, and past or without the page cache')
     .option('--no-warmup', 'no untimed run of the same tokens before')
     .option('--sustained <n>', 'one long answer instead, and its speed over time', integer)
@@ -73,7 +75,7 @@ export function addBench(program: Command, interruption: () => Interruption): vo
 }
 
 function testsOf(flags: BenchFlags): BenchTest[] {
-  const { nPrompt, nGen, promptGen = [], nDepth, sustained } = flags;
+  const { nPrompt, nGen, promptGen = [], nDepth = [0], sustained } = flags;
   const alone = promptGen.length > 0 && nPrompt === undefined && nGen === undefined;
   const prompts = nPrompt ?? (alone ? [] : [DEFAULT_PROMPT]);
   const answers = nGen ?? (alone ? [] : [DEFAULT_ANSWER]);
