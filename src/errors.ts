@@ -43,6 +43,8 @@ export const ERROR_CODES = [
   'STATE_REFUSED',
   /** A file of reference probabilities is damaged, or of another vocabulary. */
   'BASELINE_REFUSED',
+  /** A file given as a routing trace is damaged, hostile or something else. */
+  'TRACE_INVALID',
   /** A worker thread died or stopped answering. */
   'WORKER_FAILED',
   /** The caller's AbortSignal fired. */

@@ -23,6 +23,7 @@ interface GenerateFlags extends EngineFlags {
   readonly stop?: readonly string[];
   readonly system?: string;
   readonly raw?: boolean;
+  readonly traceRouting?: string;
   readonly json?: boolean;
 }
 
@@ -46,6 +47,7 @@ export function addGenerate(program: Command, interruption: () => Interruption):
     .option('--stop <text>', 'end before this text; may be given several times', collect)
     .option('--system <text>', 'system message')
     .option('--raw', 'take the prompt as it is, without the chat template')
+    .option('--trace-routing <file>', 'record every choice of the routers, for `moestream simulate`')
     .option('--json', 'one JSON object on stdout instead of text')
     .action((prompt: string | undefined, flags: GenerateFlags) => generate(prompt, flags, interruption()));
 }
@@ -89,6 +91,7 @@ function generateOptions(flags: GenerateFlags, signal: AbortSignal): GenerateOpt
     repeatPenalty: flags.repeatPenalty,
     stop: flags.stop,
     system: flags.system,
+    traceRouting: flags.traceRouting,
   };
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   return { ...Object.fromEntries(given), signal };

@@ -17,6 +17,7 @@ import { addPack } from './pack.ts';
 import { addPerplexity } from './perplexity.ts';
 import { addPlan } from './plan.ts';
 import { addResearch } from './research.ts';
+import { addSimulate } from './simulate.ts';
 import { addSweep } from './sweep.ts';
 import { addTokenize } from './tokenize.ts';
 import { addTune } from './tune.ts';
@@ -48,6 +49,7 @@ function createProgram(): Command {
   addPerplexity(program, interruptible);
   addCompare(program, interruptible);
   addBench(program, interruptible);
+  addSimulate(program);
   addDiskbench(program, interruptible);
   addSweep(program, interruptible);
   addConfig(program);

@@ -5,11 +5,15 @@ import type { DiskPoint } from '../disk/measure.ts';
 import { bestPoint, storedMeasurement } from '../disk/store.ts';
 import { KV_TYPES, type KvType, settingsOf } from '../engine/options.ts';
 import { planOf } from '../engine/planning.ts';
+import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
 import { type Budget, defaultBudget } from '../pipeline/budget.ts';
+import { POLICY_DEFAULT, type Policy } from '../pipeline/eviction.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
+import { readRoutingTrace } from '../pipeline/routing-trace.ts';
 import { slotCount } from '../pipeline/slab.ts';
+import { replay } from '../simulate/replay.ts';
 import { integer, size } from './arguments.ts';
 import { print, say, table } from './output.ts';
 
@@ -20,6 +24,7 @@ interface PlanFlags {
   readonly threads?: number;
   readonly expertsPerToken?: number;
   readonly kvType?: KvType;
+  readonly routingTrace?: string;
   readonly json?: boolean;
 }
 
@@ -37,6 +42,7 @@ export function addPlan(program: Command): void {
     .option('-t, --threads <n>', 'compute threads (default: all cores)', integer)
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
     .addOption(new Option('--kv-type <name>', 'how keys and values are kept (default f16)').choices(KV_TYPES))
+    .option('--routing-trace <file>', 'a recorded trace of this model: then the hit rate is expected from it')
     .option('--json', 'as JSON')
     .action(plan);
 }
@@ -85,8 +91,39 @@ export interface PlanReport {
   /** The budget from which on every expert stays in memory. */
   readonly everythingBytes: number;
   readonly expertBytesPerToken: number;
+  /** What the plan's slots would have found in the trace of --routing-trace, by policy. */
+  readonly expected: Expected | null;
   readonly disk: Disk | null;
   readonly larger: readonly Larger[];
+}
+
+interface Expected {
+  readonly policy: Policy;
+  readonly lookups: number;
+  readonly hitRate: number;
+  /** While the answer was generated; null when the trace holds none. */
+  readonly answerHitRate: number | null;
+}
+
+/** The hit rate of a recorded trace with the plan's slots and the default policy. */
+function expectedOf(path: string, model: Model, plan: MemoryPlan): Expected {
+  const trace = readRoutingTrace(path);
+  const { layers, experts, expertsPerToken } = model.hyperparameters;
+  const { header } = trace;
+  const shapes = [header, { layers, experts, expertsPerToken }].map(
+    (each) => `${each.layers} layers of ${each.experts} experts, ${each.expertsPerToken} per token`,
+  );
+  if (shapes[0] !== shapes[1])
+    throw new MoestreamError('USAGE', `${path} is of another model: ${shapes[0]}, this one has ${shapes[1]}`);
+  const policy = POLICY_DEFAULT;
+  const result = replay(trace, { shape: plan.slab, policy, prediction: undefined, disk: undefined });
+  const { lookups, hits } = result.counters;
+  return {
+    policy,
+    lookups,
+    hitRate: lookups === 0 ? 0 : hits / lookups,
+    answerHitRate: result.answerLookups === 0 ? null : result.answerHits / result.answerLookups,
+  };
 }
 
 function expertBytesPerToken({ tensors, hyperparameters }: Model): number {
@@ -101,13 +138,19 @@ function tokensPerSecond(bytesPerToken: number, hitRate: number, bytesPerSecond:
   return hitRate >= 1 ? null : bytesPerSecond / (bytesPerToken * (1 - hitRate));
 }
 
-function diskOf(model: Model, slabShare: number, notice: (sentence: string) => void): Disk | null {
+function diskOf(
+  model: Model,
+  slabShare: number,
+  expected: Expected | null,
+  notice: (sentence: string) => void,
+): Disk | null {
   const stored = storedMeasurement(deviceOf(model.files.at(-1)!.path), notice);
   const best = stored && bestPoint(stored.points);
   if (stored === undefined || best === undefined) return null;
   const { engine, io, split, readers, window, bytesPerSecond } = best;
   const bytes = expertBytesPerToken(model);
-  const hitRates = [...new Set([0, 0.5, slabShare])].sort((a, b) => a - b);
+  const found = expected?.answerHitRate ?? expected?.hitRate ?? slabShare;
+  const hitRates = [...new Set([0, 0.5, slabShare, found])].sort((a, b) => a - b);
   return {
     device: stored.device,
     measuredAt: stored.measuredAt,
@@ -146,7 +189,8 @@ function reportOf(
   const slabShare = slots / allSlots;
   const totalBytes = totalOf(plan);
   const fixedBytes = totalBytes - plan.slabBytes;
-  const disk = diskOf(model, slabShare, notice);
+  const expected = flags.routingTrace === undefined ? null : expectedOf(flags.routingTrace, model, plan);
+  const disk = diskOf(model, slabShare, expected, notice);
   const bytesPerToken = expertBytesPerToken(model);
   const larger = SHARES.filter((share) => share > slabShare).map((share) => ({
     budgetBytes: fixedBytes + Math.ceil(share * plan.allExpertsBytes),
@@ -176,6 +220,7 @@ function reportOf(
     smallestBytes: plan.smallestBytes,
     everythingBytes: fixedBytes + plan.allExpertsBytes,
     expertBytesPerToken: bytesPerToken,
+    expected,
     disk,
     larger,
   };
@@ -231,9 +276,17 @@ function textOf(found: PlanReport): string {
       ['for all experts', bytes(found.everythingBytes), `--memory ${found.everythingBytes}`],
       ['one token reads', bytes(found.expertBytesPerToken), 'of experts, less those that are in the slab'],
     ]),
+    ...(found.expected === null ? [] : [expectedText(found.expected)]),
     diskText(found),
   ];
   return parts.join('\n');
+}
+
+function expectedText({ policy, lookups, hitRate, answerHitRate }: Expected): string {
+  return table([
+    ['expected hits', percent(hitRate), `of ${lookups} lookups of the trace, policy ${policy}`],
+    ...(answerHitRate === null ? [] : [['of the answer', percent(answerHitRate), 'while it was generated']]),
+  ]);
 }
 
 function diskText({ disk, larger, slabShare }: PlanReport): string {

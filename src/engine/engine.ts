@@ -12,7 +12,9 @@ import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
 import { EMPTY } from '../pipeline/ring.ts';
+import type { TraceHeader } from '../pipeline/routing-trace.ts';
 import { DEFAULT_SAMPLING, type SamplingParams, validateSampling } from '../workers/sampler.ts';
+import { identityOf } from './forecaster.ts';
 import { type EngineLease, Generation, type GenerationParts } from './generation.ts';
 import {
   type EngineSettings,
@@ -55,6 +57,20 @@ export async function open(options: OpenOptions): Promise<Engine> {
     ...(settings.expertsPerToken === undefined ? {} : { expertsPerToken: settings.expertsPerToken }),
   });
   return new Engine(model, settings, await Pipeline.start(model, settings));
+}
+
+function traceHeaderOf(model: Model, promptTokens: number): TraceHeader {
+  const { layers, experts, expertsPerToken } = model.hyperparameters;
+  return {
+    layers,
+    experts,
+    expertsPerToken,
+    promptTokens,
+    identity: identityOf(model),
+    expertBytes: model.tensors.experts.map(
+      ({ gate, up, down }) => gate.byteLength + up.byteLength + down.byteLength,
+    ),
+  };
 }
 
 export class Engine {
@@ -134,6 +150,10 @@ export class Engine {
       maxTokens: Math.min(wanted, room),
       limitReason: options.maxTokens !== undefined && options.maxTokens <= room ? 'length' : 'context',
       signal: options.signal,
+      trace:
+        options.traceRouting === undefined
+          ? undefined
+          : { path: options.traceRouting, header: traceHeaderOf(this.model, ids.length) },
     };
     return new Generation(parts, this.pipeline, this.lease());
   }
@@ -158,6 +178,7 @@ export class Engine {
       maxTokens: answer.length + 1,
       limitReason: 'length',
       signal,
+      trace: undefined,
       replay: { answer, depthTokens, stepMicros },
     };
     return new Generation(parts, this.pipeline, this.lease());

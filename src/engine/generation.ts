@@ -17,12 +17,14 @@ import {
   TEXT_VALUE,
 } from '../pipeline/messages.ts';
 import { EMPTY } from '../pipeline/ring.ts';
+import type { TraceHeader } from '../pipeline/routing-trace.ts';
 import type { ExpertCounters } from '../workers/expert-counters.ts';
 import type { PredictTotals } from '../workers/predict-contract.ts';
 import type { ControllerReport } from '../workers/prefetch-controller.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
-import type { Pipeline, PipelineRun, RunTotals } from './pipeline.ts';
+import type { ActiveRun, Pipeline, PipelineRun, RunTotals } from './pipeline.ts';
 import { feedPrompt } from './prompt-feed.ts';
+import { RoutingRecorder } from './routing-recorder.ts';
 
 /** A piece of the answer. `text` may be empty: the token's bytes wait for the rest of a character or a stop string. */
 export interface Piece {
@@ -72,6 +74,8 @@ export interface GenerationParts {
     readonly depthTokens: number;
     readonly stepMicros: Float64Array<SharedArrayBuffer> | undefined;
   };
+  /** Where the routers' choices are recorded, if they are. */
+  readonly trace: { readonly path: string; readonly header: TraceHeader } | undefined;
 }
 
 /** How a generation takes the engine and gives it back. */
@@ -127,7 +131,9 @@ export class Generation implements AsyncIterable<Piece> {
 
   private async *pieces(): AsyncGenerator<Piece, void, undefined> {
     const { parts, pipeline } = this;
-    const active = pipeline.begin(this.request(), parts.signal);
+    const recorder = parts.trace && (await RoutingRecorder.create(parts.trace.path, parts.trace.header));
+    const active = pipeline.begin(this.request(recorder), parts.signal);
+    const recording = recorder?.record().catch((error: unknown) => active.fail(error));
     const feed = feedPrompt(pipeline.rings.prompt, parts.ids, active).catch((error: unknown) =>
       active.fail(error),
     );
@@ -144,14 +150,31 @@ export class Generation implements AsyncIterable<Piece> {
         break;
       }
     } finally {
-      const totals = await active.end();
-      await feed;
+      const ending = finishReason === 'aborted' ? 'interrupted' : 'complete';
+      const totals = await this.settle(active, feed, recorder, recording, ending);
       this.runTotals = totals;
       this.ending = { finishReason, seed: parts.sampling.seed, stats: statsOf(totals) };
     }
   }
 
-  private request(): PipelineRun {
+  /** Waits for everything that belongs to the run. Throws its first failure, also when the trace could not be closed. */
+  private async settle(
+    active: ActiveRun,
+    feed: Promise<unknown>,
+    recorder: RoutingRecorder | undefined,
+    recording: Promise<void> | undefined,
+    ending: 'complete' | 'interrupted',
+  ): Promise<RunTotals> {
+    const [run] = await Promise.allSettled([active.end(), feed]);
+    recorder?.finish();
+    await recording;
+    const [closed] = await Promise.allSettled([recorder?.close(ending)]);
+    if (run.status === 'rejected') throw run.reason;
+    if (closed.status === 'rejected') throw closed.reason;
+    return run.value;
+  }
+
+  private request(recorder: RoutingRecorder | undefined): PipelineRun {
     const { parts } = this;
     const { replay } = parts;
     return {
@@ -162,6 +185,7 @@ export class Generation implements AsyncIterable<Piece> {
         decode: true,
         ...(replay?.stepMicros === undefined ? {} : { stepMicros: replay.stepMicros }),
       },
+      ...(recorder === undefined ? {} : { trace: recorder.ring }),
       sample: {
         ...(replay === undefined ? {} : { replay: replay.answer }),
         sampling: parts.sampling,

@@ -3,7 +3,7 @@
  */
 import { MoestreamError } from '../errors.ts';
 import { defaultBudgetBytes } from '../pipeline/budget.ts';
-import { POLICIES, type Policy } from '../pipeline/eviction.ts';
+import { POLICIES, POLICY_DEFAULT, type Policy } from '../pipeline/eviction.ts';
 import { SPLIT_MAX } from '../pipeline/expert-layout.ts';
 import { parseBytes } from '../pipeline/memory.ts';
 import { defaultThreads } from '../pipeline/plan.ts';
@@ -200,7 +200,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
     queueDepth: integerBetween('queueDepth', options.queueDepth ?? 64, 1, QUEUE_DEPTH_MAX),
     queueSlots: powerOfTwo('queueSlots', options.queueSlots ?? 512, QUEUE_SLOTS_MIN, QUEUE_SLOTS_MAX),
     spins: integerBetween('spins', options.spins ?? 50, 0, SPINS_MAX),
-    cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? 'lru', POLICIES),
+    cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? POLICY_DEFAULT, POLICIES),
     mlock: options.mlock ?? false,
     chunk: options.chunk === undefined ? undefined : integerBetween('chunk', options.chunk, 1, CHUNK_MAX),
     precision,

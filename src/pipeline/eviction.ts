@@ -18,6 +18,7 @@ export const NONE = -1;
 
 export const POLICIES = ['lru', 'lfru', 's3fifo'] as const;
 export type Policy = (typeof POLICIES)[number];
+export const POLICY_DEFAULT: Policy = 'lru';
 
 export interface EvictionPolicy {
   /** The slot can be given away from now on. `key` is the expert it holds, or NONE when it is empty. */

@@ -25,7 +25,7 @@ export interface ExpertCounters {
   latePrefetchBytes: number;
   /** Read ahead and evicted, or dropped half read, before anybody wanted it. */
   wastedPrefetchBytes: number;
-  /** Read on demand because a prefetch had evicted it: what wrong prefetches cost the cache. */
+  /** Read on demand because a prefetch that nobody had wanted by then had evicted it. */
   displacedBytes: number;
   /** Chunks of unwanted prefetches that were under way when a layer's demands were queued: what they waited for. */
   delayedBytes: number;

@@ -2,7 +2,8 @@
  * What became of every prefetch: the ledger that counters and controller are written from.
  *
  * A slot carries a mark from the moment its prefetch is queued until its expert is wanted, evicted or dropped; an expert
- * that a prefetch evicted carries one until somebody reads it again. So every prefetched byte is judged exactly once.
+ * that a prefetch evicted carries one until somebody reads it again. So every prefetched byte is judged exactly once. A
+ * prefetch that was right only did earlier what the demand would have done: then its victim is nobody's loss.
  */
 import { NONE } from '../pipeline/eviction.ts';
 import { type ExpertCounters, newCounters } from './expert-counters.ts';
@@ -13,12 +14,15 @@ export class PrefetchLedger {
   private readonly controller: PrefetchController;
   /** (slots): the bytes of a prefetch that nobody has wanted yet, else 0. */
   private readonly unproven: Float64Array;
+  /** (slots): whom that prefetch evicted, or NONE. */
+  private readonly victim: Int32Array;
   /** (layers * experts): 1 for whom a prefetch has evicted. */
   private readonly displaced: Uint8Array;
 
   constructor(controller: PrefetchController, slots: number, keys: number) {
     this.controller = controller;
     this.unproven = new Float64Array(slots);
+    this.victim = new Int32Array(slots).fill(NONE);
     this.displaced = new Uint8Array(keys);
   }
 
@@ -44,6 +48,7 @@ export class PrefetchLedger {
     counters.prefetches++;
     controller.issued(bytes);
     this.unproven[slot] = bytes;
+    this.victim[slot] = evictedKey;
   }
 
   /** The router wants the expert in this slot. `unreadBytes` of it no reader has taken. */
@@ -51,6 +56,7 @@ export class PrefetchLedger {
     const bytes = this.unproven[slot]!;
     if (bytes === 0) return;
     this.unproven[slot] = 0;
+    if (this.victim[slot] !== NONE) this.displaced[this.victim[slot]!] = 0;
     this.counters.usefulPrefetchBytes += bytes - unreadBytes;
     this.counters.latePrefetchBytes += unreadBytes;
     this.counters.demandBytesRead += unreadBytes;
