@@ -28,7 +28,7 @@ interface ResearchFlags {
 }
 
 const PNG_HEIGHT_BASE = 1700;
-const PNG_HEIGHT_PER_RESULT = 70;
+const PNG_HEIGHT_PER_RESULT = 95;
 
 export function addResearch(program: Command, interruption: () => Interruption): void {
   program

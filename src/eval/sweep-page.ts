@@ -15,6 +15,7 @@ const rounded = (value: number | undefined, digits = 4): number | null =>
 export function sweepPage(result: SweepResult, grid: Grid, machine: MachineLook, model: string): Page {
   const { rows, score, rounds, runsDone, runsPlanned, interrupted } = result;
   const names = grid.map(([name]) => name).join(' · ');
+  const caches = [...new Set(rows.flatMap(({ cache }) => (cache === undefined ? [] : [cache])))];
   const categories = rows.map(labelOf);
   const points = (of: (row: SweepRow) => number | undefined) =>
     rows.flatMap((row, x) => {
@@ -39,9 +40,13 @@ export function sweepPage(result: SweepResult, grid: Grid, machine: MachineLook,
             kind: 'facts',
             facts: [
               { label: 'runs', value: interrupted ? `${runsDone} of ${runsPlanned}` : String(runsDone) },
-              { label: 'rounds', value: `${rounds}, every second backwards` },
+              { label: 'rounds', value: String(rounds) },
               { label: 'machine', value: machine.busy ? 'busy' : 'quiet' },
             ],
+          },
+          {
+            kind: 'text',
+            text: `Runs are interleaved, every second round backwards. Caches: ${caches.join('; ')}.`,
           },
           ...(machine.busy ? [{ kind: 'text' as const, text: machine.sentences.join('; ') }] : []),
           {
@@ -66,6 +71,7 @@ export function sweepPage(result: SweepResult, grid: Grid, machine: MachineLook,
 }
 
 function tableOf({ rows }: SweepResult, grid: Grid) {
+  const failed = rows.some(({ failure }) => failure !== undefined);
   return {
     kind: 'table' as const,
     columns: [
@@ -79,8 +85,7 @@ function tableOf({ rows }: SweepResult, grid: Grid) {
       { label: 'hits', unit: '%' },
       { label: 'stall', unit: '%' },
       { label: 'others', unit: '% CPU' },
-      { label: 'caches', align: 'left' as const },
-      { label: 'problem', align: 'left' as const },
+      ...(failed ? [{ label: 'problem', align: 'left' as const }] : []),
     ],
     rows: rows.map((row) => [
       ...grid.map(([name]) => String(row.settings[name])),
@@ -93,8 +98,7 @@ function tableOf({ rows }: SweepResult, grid: Grid) {
       rounded(row.hitRate === undefined ? undefined : 100 * row.hitRate, 3),
       rounded(row.stallShare === undefined ? undefined : 100 * row.stallShare, 3),
       rounded(row.othersShare === undefined ? undefined : 100 * row.othersShare, 2),
-      row.cache ?? '',
-      row.failure === undefined ? '' : `${row.failure.message} (${row.failure.code})`,
+      ...(failed ? [row.failure === undefined ? '' : `${row.failure.message} (${row.failure.code})`] : []),
     ]),
   };
 }

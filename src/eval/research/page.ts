@@ -7,6 +7,8 @@ import type { LogContent, LogResult } from './log.ts';
 /** More names than this hide the curve. */
 const MARKS_MAX = 10;
 const REASON_MAX = 90;
+/** Beyond this an interval says no more than that nothing is known, and would squeeze all others. */
+const GAIN_SHOWN_MAX = 100;
 
 const rounded = (value: number | null, digits = 4): number | null =>
   value === null ? null : Number(value.toPrecision(digits));
@@ -101,7 +103,17 @@ function trajectory(results: readonly LogResult[], score: string): Chart {
     })),
   });
   const kept = results.filter(({ verdict }) => verdict === 'keep').slice(0, MARKS_MAX);
-  return { ...chart, marks: kept.map((result) => ({ x: results.indexOf(result), label: result.name })) };
+  // The steps go on to the last experiment: what was kept holds until now.
+  const series = chart.series.map((each) => {
+    const last = each.points.at(-1);
+    if (each.style !== 'step' || last === undefined) return each;
+    return { ...each, points: [...each.points, { x: Math.max(last.x, results.length - 1), y: last.y }] };
+  });
+  return {
+    ...chart,
+    series,
+    marks: kept.map((result) => ({ x: results.indexOf(result), label: result.name })),
+  };
 }
 
 /** Against the incumbent of its time: the fair comparison, since both ran in the same minutes. */
@@ -119,14 +131,20 @@ function gains(results: readonly LogResult[]): Chart {
       const value = of(result);
       return value === null
         ? []
-        : [{ x: results.indexOf(result), y: Number((100 * (value - 1)).toFixed(2)), note: noteOf(result) }];
+        : [
+            {
+              x: results.indexOf(result),
+              y: Math.min(GAIN_SHOWN_MAX, Number((100 * (value - 1)).toFixed(2))),
+              note: noteOf(result),
+            },
+          ];
     }),
   });
   const zero = results.length < 2 ? [] : [0, results.length - 1].map((x) => ({ x, y: 0 }));
   return {
     kind: 'chart',
     title: 'Gain against the incumbent',
-    note: 'With the ends of the 95 % interval: an experiment is kept when the lower end is above zero and no gate is closed.',
+    note: 'With the ends of the 95 % interval: an experiment is kept when the lower end is above zero and no gate is closed. More than +100 % is drawn there.',
     x: { label: 'experiment', categories: numbersOf(results) },
     y: { label: 'gain', unit: '%' },
     series: [

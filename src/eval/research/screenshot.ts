@@ -54,6 +54,8 @@ export async function screenshot(page: string, png: string, height: number): Pro
     '--disable-sync',
     '--hide-scrollbars',
     '--virtual-time-budget=3000',
+    // A tall page on a busy machine is otherwise drawn with holes.
+    '--run-all-compositor-stages-before-draw',
     `--user-data-dir=${profile}`,
     `--window-size=${WIDTH},${height}`,
     `--screenshot=${resolve(png)}`,
