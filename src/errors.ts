@@ -39,8 +39,16 @@ export const ERROR_CODES = [
   'DOWNLOAD_REFUSED',
   /** Another process is at work on the same model. */
   'MODEL_BUSY',
+  /** A research plan is not what the schema asks for. */
+  'PLAN_INVALID',
+  /** A log of measurements is damaged, of another plan, or another process writes it. */
+  'LOG_REFUSED',
+  /** A measured run ended without a result. */
+  'RUN_FAILED',
   /** A saved sequence is damaged, of another model, or longer than the context. */
   'STATE_REFUSED',
+  /** A file of reference probabilities is damaged, or of another vocabulary. */
+  'BASELINE_REFUSED',
   /** A file given as a routing trace is damaged, hostile or something else. */
   'TRACE_INVALID',
   /** A worker thread died or stopped answering. */

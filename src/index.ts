@@ -1,5 +1,5 @@
 /** The public interface of moestream. */
-export { Engine, type LogitsOptions, open, type RowListener } from './engine/engine.ts';
+export { Engine, type LogitsOptions, open, type ReplayOptions, type RowListener } from './engine/engine.ts';
 export type { Generation, GenerationResult, GenerationStats, Piece } from './engine/generation.ts';
 export type {
   ChatMessage,

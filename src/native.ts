@@ -27,6 +27,10 @@ export interface IoAddon {
   hugePageBytes(view: Uint8Array): number;
   /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
   lock(view: Uint8Array): void;
+  /** Bytes of the file in the system's page cache, or -1 where it does not say. */
+  cachedBytes(fd: number, sizeBytes: number): number;
+  /** Asks the system to forget the file's pages. False where there is no way to ask. */
+  dropCached(fd: number): boolean;
   /** The name of an errno value, such as `EIO`. */
   errnoName(errno: number): string;
   /** 0 when this process may use io_uring, otherwise the errno that says why not. */
@@ -102,6 +106,8 @@ export interface BackendConfig extends ModelShape {
   /** Positions that one sequence may hold at most. */
   readonly contextLength: number;
   readonly threads: number;
+  /** How often a compute thread looks for work before it sleeps. Default 50, about 2 microseconds. */
+  readonly spins?: number;
   /** How matrices are multiplied: float32 activations, or activations rounded to 8 bits as the formats' families do. */
   readonly precision: 'exact' | 'fast';
   /**

@@ -83,6 +83,11 @@ class ConfigReader {
   Napi::Value member(const char* name) const { return object_.Get(name); }
   std::size_t size(const char* name) const { return count(member(name), name); }
 
+  // A member that may be left out.
+  std::size_t size_or(const char* name, std::size_t usual) const {
+    return member(name).IsUndefined() ? usual : size(name);
+  }
+
   double number(const char* name) const {
     if (!member(name).IsNumber()) throw type_error(object_.Env(), name, "a number");
     return member(name).As<Napi::Number>().DoubleValue();
@@ -143,6 +148,7 @@ ModelConfig read_config(const Napi::Value& value) {
       .max_sequences = reader.size("maxSequences"),
       .context_length = reader.size("contextLength"),
       .threads = reader.size("threads"),
+      .spins = reader.size_or("spins", ModelConfig{}.spins),
       .precision = precision,
       .kv_type = kv_type,
   };
@@ -522,7 +528,7 @@ void multiply(const Napi::CallbackInfo& info) {
       throw std::invalid_argument("the arrays do not fit rows and cols");
     }
     const bool exact = precision == "exact";
-    ThreadPool pool(1);
+    ThreadPool pool(1, 0);
     Layout layout;
     const auto floats = layout.take<float>({exact ? Multiplier::buffer_floats(1, cols) : 0});
     const auto bytes = layout.take<std::byte>({exact ? 0 : FastMultiplier::buffer_bytes(inputs, cols)});

@@ -42,7 +42,7 @@ Backend::Backend(ModelConfig config)
     : config_(validated(std::move(config))),
       scratch_(config_),
       sequences_(config_),
-      pool_(config_.threads),
+      pool_(config_.threads, config_.spins),
       multiplier_(multiplier_for(config_, scratch_, pool_)),
       weights_(config_),
       step_{config_, batch_, scratch_, sequences_, multiplier_, vector_kernels(), pool_} {

@@ -43,6 +43,8 @@ struct ModelConfig {
   std::size_t max_sequences = 0;
   std::size_t context_length = 0;
   std::size_t threads = 0;
+  // How often a compute thread looks for work before it sleeps.
+  std::size_t spins = 50;
   Precision precision = Precision::kExact;
   KvType kv_type = KvType::kF32;
 

@@ -41,7 +41,7 @@ class RouterProbe {
   std::vector<float> normed_;   // (hidden)
   std::vector<float> scores_;   // (experts)
   std::vector<float> buffers_;  // see Multiplier
-  ThreadPool pool_{1};
+  ThreadPool pool_{1, 0};
   Multiplier multiplier_;
 };
 

@@ -1,5 +1,6 @@
-// The gate of thread_pool.h. A thread spins for about 2 microseconds before it sleeps: less than one futex round trip
-// (5 us), so that the steps of one layer follow each other without system calls and an idle pool costs nothing.
+// The gate of thread_pool.h. By default a thread spins for about 2 microseconds (50 looks) before it sleeps: less than one
+// futex round trip (5 us), so that the steps of one layer follow each other without system calls and an idle pool costs
+// nothing. How long is best depends on the machine, so it is a setting.
 #include "thread_pool.h"
 
 #include <algorithm>
@@ -10,7 +11,6 @@ namespace moestream::cpu {
 namespace {
 
 constexpr std::uint32_t kOpen = 1u << 31;
-constexpr int kSpins = 50;
 // Parts per thread: enough that a thread that comes late or runs slowly leaves the others something to take over.
 constexpr std::size_t kPartsPerThread = 4;
 
@@ -22,18 +22,9 @@ void pause() {
 #endif
 }
 
-// Returns when `word` no longer holds `old`.
-void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) {
-  for (int spin = 0; spin < kSpins; ++spin) {
-    if (word.load(std::memory_order_acquire) != old) return;
-    pause();
-  }
-  word.wait(old, std::memory_order_acquire);
-}
-
 }  // namespace
 
-ThreadPool::ThreadPool(std::size_t threads) {
+ThreadPool::ThreadPool(std::size_t threads, std::size_t spins) : spins_(spins) {
   invariant(threads >= 1, "a pool has at least the calling thread");
   workers_.reserve(threads - 1);
   for (std::size_t thread = 1; thread < threads; ++thread) {
@@ -91,6 +82,15 @@ void ThreadPool::serve(std::size_t thread) {
       leave();
     }
   }
+}
+
+// Returns when `word` no longer holds `old`.
+void ThreadPool::wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) const {
+  for (std::size_t spin = 0; spin < spins_; ++spin) {
+    if (word.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  word.wait(old, std::memory_order_acquire);
 }
 
 bool ThreadPool::enter() {

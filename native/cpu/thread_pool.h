@@ -23,8 +23,8 @@ constexpr std::size_t grain_of(std::size_t operations_per_item) {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller.
-  explicit ThreadPool(std::size_t threads);
+  // `threads` counts the caller. A thread that waits looks `spins` times before it sleeps.
+  ThreadPool(std::size_t threads, std::size_t spins);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -47,7 +47,9 @@ class ThreadPool {
   void serve(std::size_t thread);
   bool enter();
   void leave();
+  void wait_while(const std::atomic<std::uint32_t>& word, std::uint32_t old) const;
 
+  const std::size_t spins_;
   // The task: written by the caller while the gate is shut and empty, read by whoever is inside.
   const void* context_ = nullptr;
   Call call_ = nullptr;

@@ -7,13 +7,16 @@
 #include "arguments.h"
 #include "file_reader.h"
 #include "memory.h"
+#include "page_cache.h"
 #include "uring_addon.h"
 
 namespace {
 
+using moestream::io::cached_bytes;
 using moestream::io::close_file;
 using moestream::io::count_argument;
 using moestream::io::direct_alignment_bytes;
+using moestream::io::drop_cached;
 using moestream::io::huge_page_bytes;
 using moestream::io::fd_argument;
 using moestream::io::lock_in_memory;
@@ -81,6 +84,15 @@ void lock_view(const Napi::CallbackInfo& info) {
   }
 }
 
+Napi::Value cached(const Napi::CallbackInfo& info) {
+  const int fd = fd_argument(info, 0);
+  return Napi::Number::New(info.Env(), static_cast<double>(cached_bytes(fd, count_argument(info, 1, "sizeBytes"))));
+}
+
+Napi::Value drop(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), drop_cached(fd_argument(info, 0)));
+}
+
 // The short name that people search for; strerror gives only the sentence.
 Napi::Value errno_name(const Napi::CallbackInfo& info) {
   const int number = static_cast<int>(count_argument(info, 0, "errno"));
@@ -105,6 +117,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
   exports.Set("hugePageBytes", Napi::Function::New<huge_page_bytes_of_view>(env, "hugePageBytes"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
+  exports.Set("cachedBytes", Napi::Function::New<cached>(env, "cachedBytes"));
+  exports.Set("dropCached", Napi::Function::New<drop>(env, "dropCached"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
   moestream::io::export_uring(env, exports);
   return exports;

@@ -1,5 +1,10 @@
-/** The options that every command has that opens an engine, and what they become. */
-import { type Command, Option } from 'commander';
+/**
+ * The options that every command has that opens an engine, and what they become.
+ *
+ * A setting comes from the first of these that has it: the command line, an environment variable (`MOESTREAM_READERS` for
+ * `--readers`), the profile that `moestream tune` has stored for this machine, disk and model, the built-in default.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import {
   IO_ENGINES,
   IO_MODES,
@@ -11,6 +16,7 @@ import {
   PRECISIONS,
   type Precision,
 } from '../engine/options.ts';
+import { applyProfile } from '../eval/profile/apply.ts';
 import { POLICIES, type Policy } from '../pipeline/eviction.ts';
 import { PREDICTOR_NAMES } from '../workers/predictors/predictor.ts';
 import { integer, MODEL_ARGUMENT, size } from './arguments.ts';
@@ -41,6 +47,8 @@ export interface EngineFlags extends MixFlags {
   readonly io?: IoMode;
   readonly ioEngine?: IoEngine;
   readonly queueDepth?: number;
+  readonly queueSlots?: number;
+  readonly spins?: number;
   readonly cachePolicy?: Policy;
   readonly mlock?: boolean;
   readonly chunk?: number;
@@ -50,62 +58,116 @@ export interface EngineFlags extends MixFlags {
   readonly predict?: string;
   readonly lookahead?: number;
   readonly predictState?: string;
+  readonly profile?: boolean;
   readonly quiet?: boolean;
 }
 
 export const MODEL_FLAG = ['-m, --model <file>', MODEL_ARGUMENT] as const;
 
-export function addEngineFlags(command: Command): Command {
-  return addTuningFlags(command.requiredOption(...MODEL_FLAG));
+type Parser = (text: string) => unknown;
+
+/** Every setting that takes a value: its flag, what it is, and how its text is read. */
+const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])[] = [
+  ['-c, --context <n>', 'positions that fit (default 4096)', integer],
+  [
+    '--memory <size>',
+    'memory for weights, context and cache, such as 8G (default: most of what is free)',
+    size,
+  ],
+  ['-t, --threads <n>', 'compute threads (default: all cores)', integer],
+  ['--readers <n>', 'reader threads (default 16)', integer],
+  ['--split <n>', 'chunks that an expert read is cut into (default 1)', integer],
+  ['--io <mode>', 'how files are read (default auto)', IO_MODES],
+  ['--io-engine <name>', 'what reads (default auto)', IO_ENGINES],
+  ['--window <n>', 'experts whose reads are under way at once, 0 for no limit (default 2)', integer],
+  ['--queue-depth <n>', 'reads that io_uring may have under way (default 64)', integer],
+  [
+    '--queue-slots <n>',
+    'reads that can wait in each lane of the queue, a power of two (default 512)',
+    integer,
+  ],
+  ['--spins <n>', 'looks for work before a compute thread sleeps (default 50)', integer],
+  ['--cache-policy <name>', 'which expert leaves the cache first (default lru)', POLICIES],
+  ['--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer],
+  ['--precision <name>', 'how matrices are multiplied (default fast)', PRECISIONS],
+  ['--kv-type <name>', 'how keys and values are kept (default f16, in precision exact f32)', KV_TYPES],
+  ['--experts-per-token <n>', "overrides the model's own number of experts", integer],
+  [
+    '--predict <names>',
+    `who names experts to read ahead: none, auto, or of ${PREDICTOR_NAMES.join(', ')} (default none)`,
+    String,
+  ],
+  ['--lookahead <n>', 'layers to predict ahead (default 1)', integer],
+];
+
+/** What every setting's flag looks like, for commands that take lists of values instead of one. */
+export interface SettingFlag {
+  readonly flags: string;
+  readonly description: string;
+  readonly parse: Parser;
 }
 
-/** All but the model itself, for commands that take it as an argument too. */
-export function addTuningFlags(command: Command): Command {
-  return addMixFlags(command)
-    .option('-c, --context <n>', 'positions that fit (default 4096)', integer)
-    .option(
-      '--memory <size>',
-      'memory for weights, context and cache, such as 8G (default: most of what is free)',
-      size,
-    )
-    .option('-t, --threads <n>', 'compute threads (default: all cores)', integer)
-    .option('--readers <n>', 'reader threads (default 16)', integer)
-    .option('--split <n>', 'chunks that an expert read is cut into (default 1)', integer)
-    .addOption(new Option('--io <mode>', 'how files are read (default auto)').choices(IO_MODES))
-    .addOption(new Option('--io-engine <name>', 'what reads (default auto)').choices(IO_ENGINES))
-    .option('--window <n>', 'experts whose reads are under way at once, 0 for no limit (default 2)', integer)
-    .option('--queue-depth <n>', 'reads that io_uring may have under way (default 64)', integer)
-    .addOption(
-      new Option('--cache-policy <name>', 'which expert leaves the cache first (default lru)').choices(
-        POLICIES,
-      ),
-    )
-    .option('--mlock', 'keep weights and cache from being swapped out')
-    .option('--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer)
-    .addOption(
-      new Option('--precision <name>', 'how matrices are multiplied (default fast)').choices(PRECISIONS),
-    )
-    .addOption(
-      new Option(
-        '--kv-type <name>',
-        'how keys and values are kept (default f16, in precision exact f32)',
-      ).choices(KV_TYPES),
-    )
-    .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
-    .option(
-      '--predict <names>',
-      `who names experts to read ahead: none, auto, or of ${PREDICTOR_NAMES.join(', ')} (default none)`,
-    )
-    .option('--lookahead <n>', 'layers to predict ahead (default 1)', integer)
-    .option('--predict-state <file>', 'where the predictor markov keeps what it learned')
-    .option('-q, --quiet', 'nothing on stderr but errors');
+export const SETTING_FLAGS: readonly SettingFlag[] = SETTINGS.map(([flags, description, kind]) => ({
+  flags,
+  description: typeof kind === 'function' ? description : `${description}: ${kind.join(', ')}`,
+  parse: typeof kind === 'function' ? kind : choice(kind),
+}));
+
+function choice(choices: readonly string[]): Parser {
+  return (text) => {
+    if (choices.includes(text)) return text;
+    throw new InvalidArgumentError(`Allowed choices are ${choices.join(', ')}.`);
+  };
 }
 
-export function openOptionsOf(flags: EngineFlags): OpenOptions {
-  const { context, quiet, ...rest } = flags;
+/** `--io-engine <name>` -> `MOESTREAM_IO_ENGINE`. */
+export function environmentNameOf(flags: string): string {
+  return `MOESTREAM_${/--([a-z-]+)/.exec(flags)![1]!.toUpperCase().replaceAll('-', '_')}`;
+}
+
+function settingOption(flags: string, description: string, kind: Parser | readonly string[]): Option {
+  const option = new Option(flags, description).env(environmentNameOf(flags));
+  return typeof kind === 'function' ? option.argParser(kind) : option.choices(kind);
+}
+
+/**
+ * `-m` names the model, except in commands whose first argument does; those call `openOptionsOf({ ...flags, model })`.
+ * Environment variables set what takes a value. Without `lasting` a command knows
+ * nothing that outlasts it, profiles and what predictors have learned: its runs must not change one another.
+ */
+export function addEngineFlags(
+  command: Command,
+  {
+    model = 'flag',
+    lasting = true,
+  }: { readonly model?: 'flag' | 'argument'; readonly lasting?: boolean } = {},
+): Command {
+  if (model === 'flag') command.requiredOption(...MODEL_FLAG);
+  addMixFlags(command);
+  for (const setting of SETTINGS) command.addOption(settingOption(...setting));
+  command.option('--mlock', 'keep weights and cache from being swapped out');
+  if (lasting) {
+    command
+      .addOption(
+        settingOption('--predict-state <file>', 'where the predictor markov keeps what it learned', String),
+      )
+      .option('--no-profile', 'leave out what `moestream tune` has found for this machine and model');
+  }
+  return command.option('-q, --quiet', 'nothing on stderr but errors');
+}
+
+/** What was given by flags and environment, without the profile. */
+export function givenOptionsOf(flags: EngineFlags): OpenOptions {
+  const { context, quiet, profile, ...rest } = flags;
   return {
     ...rest,
     ...(context === undefined ? {} : { contextLength: context }),
     ...(quiet === true ? {} : { onNotice: (sentence: string) => say(`moestream: ${sentence}`) }),
   };
+}
+
+/** What was given, and the stored profile for the rest. */
+export function openOptionsOf(flags: EngineFlags): OpenOptions {
+  const given = givenOptionsOf(flags);
+  return flags.profile === false ? given : applyProfile(given).options;
 }

@@ -3,6 +3,9 @@
 import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { MoestreamError } from '../errors.ts';
+import { addBench, withLlamaBenchSpelling } from './bench.ts';
+import { addCompare } from './compare.ts';
+import { addConfig } from './config.ts';
 import { addDiskbench } from './diskbench.ts';
 import { EXIT_FAILURE, EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
 import { addGenerate } from './generate.ts';
@@ -12,12 +15,16 @@ import { addLogits } from './logits.ts';
 import { addModels } from './models.ts';
 import { describeError, say } from './output.ts';
 import { addPack } from './pack.ts';
+import { addPerplexity } from './perplexity.ts';
 import { addPlan } from './plan.ts';
 import { addProfile } from './profile.ts';
 import { addPull } from './pull.ts';
 import { addRequantize } from './requantize.ts';
+import { addResearch } from './research.ts';
 import { addSimulate } from './simulate.ts';
+import { addSweep } from './sweep.ts';
 import { addTokenize } from './tokenize.ts';
+import { addTune } from './tune.ts';
 import { addVerify } from './verify.ts';
 
 const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
@@ -49,6 +56,13 @@ function createProgram(): Command {
   addSimulate(program);
   addDiskbench(program, interruptible);
   addProfile(program, interruptible);
+  addPerplexity(program, interruptible);
+  addCompare(program, interruptible);
+  addBench(program, interruptible);
+  addSweep(program, interruptible);
+  addTune(program, interruptible);
+  addConfig(program);
+  addResearch(program, interruptible);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;
@@ -56,7 +70,7 @@ function createProgram(): Command {
 
 async function main(): Promise<number> {
   try {
-    await createProgram().parseAsync();
+    await createProgram().parseAsync(withLlamaBenchSpelling(process.argv));
     return EXIT_OK;
   } catch (error) {
     // commander has printed its own message; help and version are no errors.

@@ -14,7 +14,7 @@ import { profileOf, type RunProfile } from '../profile/profile.ts';
 import { profileText } from '../profile/text.ts';
 import { renderPage } from '../report/page.ts';
 import { checkReportPath, writeReport } from '../report/write.ts';
-import { addTuningFlags, MODEL_FLAG, openOptionsOf } from './engine-options.ts';
+import { addEngineFlags, MODEL_FLAG, openOptionsOf } from './engine-options.ts';
 import { addPromptFlags, generateOptions, type PromptFlags, promptOf } from './generate.ts';
 import type { Interruption } from './interrupt.ts';
 import { print, say } from './output.ts';
@@ -32,7 +32,7 @@ const { version } = createRequire(import.meta.url)('../../package.json') as { ve
 
 export function addProfile(program: Command, interruption: () => Interruption): void {
   const command = program.command('profile').option(...MODEL_FLAG);
-  addPromptFlags(addTuningFlags(command))
+  addPromptFlags(addEngineFlags(command, { model: 'argument' }))
     .description('generate an answer and report where its time went')
     .argument('[model]', 'the model, unless --model names it')
     .argument('[prompt]', 'the prompt; without one, --prompt, --file or standard input')

@@ -16,7 +16,7 @@ const VERSION = 1;
 const FILE_BYTES_MAX = 4 * 1024 ** 2;
 
 /** The user's cache folder: $XDG_CACHE_HOME, or the system's custom. */
-function cacheFolder(): string {
+export function cacheFolder(): string {
   const { XDG_CACHE_HOME: wanted } = process.env;
   if (wanted !== undefined && isAbsolute(wanted)) return join(wanted, 'moestream');
   const usual = process.platform === 'darwin' ? ['Library', 'Caches'] : ['.cache'];

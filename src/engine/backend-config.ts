@@ -5,7 +5,7 @@ import type { BackendConfig } from '../native.ts';
 import type { EngineSettings } from './options.ts';
 
 /** Enough for a page of text; more costs memory that the expert cache could use. */
-const CONTEXT_DEFAULT = 4096;
+export const CONTEXT_DEFAULT = 4096;
 
 /** Values that share a scale in q8_0. */
 const Q8_0_VALUES = 32;
@@ -56,6 +56,7 @@ export function backendConfig(
     maxSequences: 1,
     contextLength,
     threads: settings.threads,
+    spins: settings.spins,
     precision: settings.precision,
     kvType: settings.kvType,
   };

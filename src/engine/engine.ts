@@ -16,7 +16,7 @@ import type { TraceHeader } from '../pipeline/routing-trace.ts';
 import type { RecordedTrace } from '../pipeline/trace-log.ts';
 import { DEFAULT_SAMPLING, type SamplingParams, validateSampling } from '../workers/sampler.ts';
 import { identityOf } from './forecaster.ts';
-import { Generation, type GenerationParts } from './generation.ts';
+import { type EngineLease, Generation, type GenerationParts } from './generation.ts';
 import {
   type EngineSettings,
   type GenerateOptions,
@@ -25,13 +25,25 @@ import {
   settingsOf,
 } from './options.ts';
 import { type ActiveRun, Pipeline, type RunTotals } from './pipeline.ts';
-import { feedPrompt } from './prompt-feed.ts';
+import { feedPrompt, feedTokens } from './prompt-feed.ts';
 import { vocabularyTable } from './vocabulary.ts';
 
 export interface LogitsOptions {
   readonly signal?: AbortSignal;
+  /** The first position whose logits are wanted. Default 0. */
+  readonly from?: number;
+  /** Ids from here on are computed one by one, as an answer is; before it in chunks, as a prompt is. Default: none. */
+  readonly decodeFrom?: number;
   /** (positions, layers, top-k) int32: filled with the selected experts of every position, most probable first. */
   readonly routing?: Int32Array<SharedArrayBuffer>;
+}
+
+export interface ReplayOptions {
+  readonly signal?: AbortSignal;
+  /** Leading prompt tokens that the statistics leave out. Default 0. */
+  readonly depthTokens?: number;
+  /** (answer): filled with the time that each token of the answer took. */
+  readonly stepMicros?: Float64Array<SharedArrayBuffer>;
 }
 
 export type RowListener = (logits: Float32Array, position: number) => void | Promise<void>;
@@ -156,36 +168,64 @@ export class Engine {
           ? undefined
           : { path: options.traceRouting, header: traceHeaderOf(this.model, ids.length) },
     };
-    return new Generation(parts, this.pipeline, {
-      acquire: () => this.acquire(),
-      prepare: () =>
-        this.pipeline.setUpSample(() =>
-          vocabularyTable(this.model.tokenizer, this.pipeline.config.vocabulary),
-        ),
-      release: () => {
-        this.busy = false;
-      },
-    });
+    return new Generation(parts, this.pipeline, this.lease());
   }
 
   /**
-   * The logits after every one of the ids: row t is what the model expects behind ids[0..t]. `onRow` is called once per
-   * row, in order; the array is (vocabulary) float32 and is overwritten after the call (or its promise) has ended.
+   * Computes an answer that is known: `answer` is fed token by token in place of what the sampler draws, through every
+   * stage that an answer passes. For measuring: the same tokens with any settings.
+   */
+  replay(prompt: readonly number[], answer: readonly number[], options: ReplayOptions = {}): Generation {
+    const { depthTokens = 0, signal, stepMicros } = options;
+    this.roomFor([...prompt, ...answer], 0);
+    if (!Number.isInteger(depthTokens) || depthTokens < 0 || depthTokens >= prompt.length) {
+      throw new MoestreamError(
+        'USAGE',
+        `depthTokens is ${depthTokens}, expected an integer from 0 to less than the prompt's ${prompt.length}`,
+      );
+    }
+    const parts: GenerationParts = {
+      ids: prompt,
+      sampling: { ...DEFAULT_SAMPLING, temperature: 0, seed: 0 },
+      stopStrings: [],
+      maxTokens: answer.length + 1,
+      limitReason: 'length',
+      signal,
+      trace: undefined,
+      replay: { answer, depthTokens, stepMicros },
+    };
+    return new Generation(parts, this.pipeline, this.lease());
+  }
+
+  /**
+   * The logits after every one of the ids, or those from `from` on: row t is what the model expects behind ids[0..t].
+   * `onRow` is called once per row, in order; the array is (vocabulary) float32 and is overwritten after the call (or its
+   * promise) has ended.
    */
   async logits(ids: readonly number[], onRow: RowListener, options: LogitsOptions = {}): Promise<RunTotals> {
     this.roomFor(ids, 0);
+    const { routing, signal, from = 0, decodeFrom = ids.length } = options;
+    for (const [name, value, low] of [
+      ['from', from, 0],
+      ['decodeFrom', decodeFrom, 1],
+    ] as const) {
+      if (Number.isInteger(value) && value >= low && value <= ids.length) continue;
+      throw new MoestreamError('USAGE', `${name} is ${value}, expected ${low} to ${ids.length}, the ids`);
+    }
     this.acquire();
-    const { routing, signal } = options;
     const compute = {
-      promptTokens: ids.length,
-      logits: 'all' as const,
-      decode: false,
+      promptTokens: decodeFrom,
+      depthTokens: 0,
+      logitsFrom: from,
+      decode: decodeFrom < ids.length,
       ...(routing === undefined ? {} : { routing }),
     };
     try {
       const active = this.pipeline.begin({ compute, sample: undefined }, signal);
-      const feed = feedPrompt(this.pipeline.rings.prompt, ids, active);
-      const take = this.takeRows(ids.length, onRow, active);
+      const feed = feedPrompt(this.pipeline.rings.prompt, ids.slice(0, decodeFrom), active).then(() =>
+        compute.decode ? feedTokens(this.pipeline.rings.tokens, ids.slice(decodeFrom), active) : undefined,
+      );
+      const take = this.takeRows(from, ids.length, onRow, active);
       await Promise.all([feed, take]).catch((error: unknown) => active.fail(error));
       return await active.end();
     } finally {
@@ -202,6 +242,19 @@ export class Engine {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  private lease(): EngineLease {
+    return {
+      acquire: () => this.acquire(),
+      prepare: () =>
+        this.pipeline.setUpSample(() =>
+          vocabularyTable(this.model.tokenizer, this.pipeline.config.vocabulary),
+        ),
+      release: () => {
+        this.busy = false;
+      },
+    };
   }
 
   private acquire(): void {
@@ -231,9 +284,9 @@ export class Engine {
     );
   }
 
-  private async takeRows(count: number, onRow: RowListener, active: ActiveRun): Promise<void> {
+  private async takeRows(from: number, to: number, onRow: RowListener, active: ActiveRun): Promise<void> {
     const { rings, logitsBuffer, config } = this.pipeline;
-    for (let row = 0; row < count && !active.failed; ) {
+    for (let row = from; row < to && !active.failed; ) {
       const slot = await rings.logits.peekAsync(LOOK_MILLIS);
       if (slot === EMPTY) continue;
       const first = rings.logits.slotNumber(slot) * config.vocabulary;

@@ -69,6 +69,12 @@ export interface GenerationParts {
   readonly maxTokens: number;
   readonly limitReason: 'length' | 'context';
   readonly signal: AbortSignal | undefined;
+  /** An answer that is known, and what of its run is measured. */
+  readonly replay?: {
+    readonly answer: readonly number[];
+    readonly depthTokens: number;
+    readonly stepMicros: Float64Array<SharedArrayBuffer> | undefined;
+  };
   /** Where the routers' choices are recorded, if they are. */
   readonly trace: { readonly path: string; readonly header: TraceHeader } | undefined;
 }
@@ -92,6 +98,7 @@ export class Generation implements AsyncIterable<Piece> {
   private readonly lease: EngineLease;
   private begun = false;
   private ending: GenerationResult | undefined;
+  private runTotals: RunTotals | undefined;
 
   constructor(parts: GenerationParts, pipeline: Pipeline, lease: EngineLease) {
     this.parts = parts;
@@ -107,6 +114,12 @@ export class Generation implements AsyncIterable<Piece> {
       'ENGINE_STATE',
       'the generation has no result: it has not ended, or ended with an error',
     );
+  }
+
+  /** What every stage did. Only after the loop has ended without an error. */
+  get totals(): RunTotals {
+    invariant(this.runTotals !== undefined, 'totals are there when a generation has ended');
+    return this.runTotals;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Piece, void, undefined> {
@@ -145,6 +158,7 @@ export class Generation implements AsyncIterable<Piece> {
     } finally {
       const ending = finishReason === 'aborted' ? 'interrupted' : 'complete';
       const totals = await this.settle(active, feed, recorder, recording, ending);
+      this.runTotals = totals;
       this.ending = { finishReason, seed: parts.sampling.seed, stats: statsOf(totals) };
     }
   }
@@ -168,10 +182,18 @@ export class Generation implements AsyncIterable<Piece> {
 
   private request(recorder: RoutingRecorder | undefined): PipelineRun {
     const { parts } = this;
+    const { replay } = parts;
     return {
-      compute: { promptTokens: parts.ids.length, logits: 'last', decode: true },
+      compute: {
+        promptTokens: parts.ids.length,
+        depthTokens: replay?.depthTokens ?? 0,
+        logitsFrom: parts.ids.length - 1,
+        decode: true,
+        ...(replay?.stepMicros === undefined ? {} : { stepMicros: replay.stepMicros }),
+      },
       ...(recorder === undefined ? {} : { trace: recorder.ring }),
       sample: {
+        ...(replay === undefined ? {} : { replay: replay.answer }),
         sampling: parts.sampling,
         stopStrings: parts.stopStrings,
         maxTokens: parts.maxTokens,

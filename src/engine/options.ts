@@ -51,6 +51,14 @@ export interface OpenOptions {
   readonly window?: number;
   /** Reads that io_uring may have under way. Default 64. */
   readonly queueDepth?: number;
+  /**
+   * Reads that can wait in each lane of the queue in front of the readers, a power of two. It is the one ring of the token
+   * path that can fill: the others carry a row or a token at a time. Default 512: three layers of ten experts in sixteen
+   * chunks.
+   */
+  readonly queueSlots?: number;
+  /** How often a compute thread looks for work before it sleeps. Default 50, about 2 microseconds. */
+  readonly spins?: number;
   /** Which expert leaves the cache first. Default lru. */
   readonly cachePolicy?: Policy;
   /** Keeps the weights and the cache from being swapped out. Default false. */
@@ -102,6 +110,8 @@ export interface EngineSettings {
   /** Whether the caller chose the window: a default bends to the readers that there are. */
   readonly windowGiven: boolean;
   readonly queueDepth: number;
+  readonly queueSlots: number;
+  readonly spins: number;
   readonly cachePolicy: Policy;
   readonly mlock: boolean;
   /** Undefined lets the plan choose. */
@@ -149,12 +159,21 @@ const READERS_MAX = 64;
 const THREADS_MAX = 256;
 const WINDOW_MAX = 256;
 const QUEUE_DEPTH_MAX = 1024;
+const QUEUE_SLOTS_MIN = 16;
+const QUEUE_SLOTS_MAX = 65_536;
+const SPINS_MAX = 1_000_000;
 const CHUNK_MAX = 4096;
 const CONTEXT_MAX = 2 ** 24;
 
 function integerBetween(name: string, value: number, low: number, high: number): number {
   if (Number.isInteger(value) && value >= low && value <= high) return value;
   throw new MoestreamError('USAGE', `${name} is ${value}, expected an integer from ${low} to ${high}`);
+}
+
+function powerOfTwo(name: string, value: number, low: number, high: number): number {
+  const whole = integerBetween(name, value, low, high);
+  if ((whole & (whole - 1)) === 0) return whole;
+  throw new MoestreamError('USAGE', `${name} is ${value}, expected a power of two`);
 }
 
 function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {
@@ -194,6 +213,8 @@ export function settingsOf(options: OpenOptions): EngineSettings {
     window: integerBetween('window', options.window ?? 2, 0, WINDOW_MAX),
     windowGiven: options.window !== undefined,
     queueDepth: integerBetween('queueDepth', options.queueDepth ?? 64, 1, QUEUE_DEPTH_MAX),
+    queueSlots: powerOfTwo('queueSlots', options.queueSlots ?? 512, QUEUE_SLOTS_MIN, QUEUE_SLOTS_MAX),
+    spins: integerBetween('spins', options.spins ?? 50, 0, SPINS_MAX),
     cachePolicy: oneOf('cachePolicy', options.cachePolicy ?? POLICY_DEFAULT, POLICIES),
     mlock: options.mlock ?? false,
     chunk: options.chunk === undefined ? undefined : integerBetween('chunk', options.chunk, 1, CHUNK_MAX),

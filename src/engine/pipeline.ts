@@ -34,8 +34,6 @@ import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
 import { type Counter, TraceRecorder } from './trace-recorder.ts';
 
-/** Requests that can wait in each lane: three layers of top-10 experts in sixteen chunks. */
-const QUEUE_SLOTS = 512;
 /** A stage that shows no heartbeat for this long is stuck: the longest step is one layer of one prefill chunk. */
 const STUCK_MILLIS = 120_000;
 const WATCH_MILLIS = 5_000;
@@ -158,7 +156,7 @@ export class Pipeline {
     this.tickets = Tickets.create(slotCount(planned.plan.slab) + 1);
     const { engine, mostUnderWay } = chooseReadEngine(io, settings, model, files.direct);
     this.wakeFd = engine === 'uring' ? io.createWakeFd() : -1;
-    this.queue = FetchQueue.create(QUEUE_SLOTS, mostUnderWay, this.wakeFd, (wakeFd) =>
+    this.queue = FetchQueue.create(settings.queueSlots, mostUnderWay, this.wakeFd, (wakeFd) =>
       io.signalWakeFd(wakeFd),
     );
     this.readers = new ReaderPool(engine, settings.readers);

@@ -1,5 +1,5 @@
-/** Feeds a prompt's ids into the prompt ring, as fast as compute takes them. */
-import { PROMPT_TOKENS_MAX } from '../pipeline/messages.ts';
+/** Feeds ids that are known into compute's rings, as fast as it takes them. */
+import { END_OF_TOKENS, PROMPT_TOKENS_MAX } from '../pipeline/messages.ts';
 import type { SpscRing } from '../pipeline/ring.ts';
 import type { ActiveRun } from './pipeline.ts';
 
@@ -16,5 +16,17 @@ export async function feedPrompt(ring: SpscRing, ids: readonly number[], active:
     for (let index = 0; index < count; index++) ring.words[slot + 1 + index] = ids[next + index]!;
     ring.commit();
     next += count;
+  }
+}
+
+/** In the sampler's place: an answer that is known, and its end. */
+export async function feedTokens(ring: SpscRing, ids: readonly number[], active: ActiveRun): Promise<void> {
+  for (let next = 0; next <= ids.length; ) {
+    const slot = await ring.reserveAsync(LOOK_MILLIS);
+    if (active.failed) return;
+    if (slot < 0) continue;
+    ring.words[slot] = ids[next] ?? END_OF_TOKENS;
+    ring.commit();
+    next++;
   }
 }

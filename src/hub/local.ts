@@ -12,9 +12,9 @@ import {
   repositoryFolder,
 } from '../model/model-store.ts';
 import { codeOf } from '../pack/disk.ts';
-import { takeLock } from '../pack/lock.ts';
+import { takeFileLock } from '../pack/lock.ts';
 import { hashOf, presentBytes } from './incoming.ts';
-import { STORE_LOCK } from './pull.ts';
+import { LOCK_NAME, STORE_LOCK } from './pull.ts';
 
 export interface LocalModel {
   readonly model: PulledModel;
@@ -96,7 +96,7 @@ export async function checkPulled(model: PulledModel, options: CheckOptions = {}
 /** Deletes a pulled model: its files, less those that another quantisation shares, and its manifest. Returns the bytes. */
 export function removeModel(model: PulledModel): number {
   const folder = repositoryFolder(model.repository);
-  const release = takeLock(folder, STORE_LOCK);
+  const release = takeFileLock(join(folder, LOCK_NAME), STORE_LOCK);
   let freedBytes = 0;
   try {
     const shared = new Set(

@@ -17,7 +17,7 @@ import {
   repositoryFolder,
 } from '../model/model-store.ts';
 import { makeFolder, writeWhole } from '../pack/disk.ts';
-import { takeLock } from '../pack/lock.ts';
+import { takeFileLock } from '../pack/lock.ts';
 import { formatBytes } from '../pipeline/memory.ts';
 import { fetchRange } from './http.ts';
 import { IncomingFile, presentBytes } from './incoming.ts';
@@ -39,8 +39,8 @@ export interface RoomReport {
   readonly freeBytes: number;
 }
 
+export const LOCK_NAME = 'pull.lock';
 export const STORE_LOCK = {
-  lockName: 'pull.lock',
   doing: 'at work on the models of this repository',
   code: 'MODEL_BUSY',
 } as const;
@@ -81,7 +81,7 @@ export async function pull(
 ): Promise<PulledModel> {
   const folder = repositoryFolder(repository);
   makeFolder(folder);
-  const release = takeLock(folder, STORE_LOCK);
+  const release = takeFileLock(join(folder, LOCK_NAME), STORE_LOCK);
   try {
     refuseWithoutRoom(repository, roomFor(repository, set));
     const old = readManifest(repository, set.quant);

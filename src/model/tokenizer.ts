@@ -51,6 +51,8 @@ export class Tokenizer {
   readonly vocabularySize: number;
   /** Tokens that end an answer. */
   readonly eogIds: ReadonlySet<number>;
+  /** The beginning-of-text token, where the file asks for one. */
+  readonly firstId: number | undefined;
   private readonly texts: TextList;
   private readonly types: Uint8Array;
   private readonly preTokenizer: PreTokenizer;
@@ -59,7 +61,6 @@ export class Tokenizer {
   private readonly specials = new Map<string, number>();
   private readonly anySpecial = new SpecialTexts();
   private readonly userDefinedOnly = new SpecialTexts();
-  private readonly firstId: number | undefined;
   private readonly normalizes: boolean;
   private readonly remembered = new Map<string, readonly number[]>();
   private readonly encoder = new TextEncoder();

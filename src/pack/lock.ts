@@ -1,5 +1,6 @@
 /**
- * One process at a time works in a folder: a file that is created exclusively and says who holds it.
+ * One process at a time packs into a folder, tunes a model or writes a log: a file that is created exclusively and says who
+ * holds it.
  *
  * A killed holder leaves its file behind. It is stale when no process has that number any more, or another one has it now:
  * processes are told apart by when they started. A holder on another host cannot be asked, so its lock always counts.
@@ -13,14 +14,6 @@ import { codeOf, writeError } from './disk.ts';
 
 export const LOCK_NAME = 'pack.lock';
 
-/** What is done under a lock, for its file's name and for who finds it taken. */
-export interface LockedWork {
-  readonly lockName: string;
-  readonly doing: string;
-  readonly code: ErrorCode;
-}
-
-const PACKING: LockedWork = { lockName: LOCK_NAME, doing: 'packing into this folder', code: 'PACK_REFUSED' };
 /** Between creating the file and writing into it nothing takes this long. */
 const UNWRITTEN_MILLIS = 10_000;
 const ATTEMPTS = 3;
@@ -31,9 +24,22 @@ interface Holder {
   readonly started: string;
 }
 
-/** Takes the lock and returns how to give it back. Throws the work's code when another process holds it. */
-export function takeLock(folder: string, work: LockedWork = PACKING): () => void {
-  const path = join(folder, work.lockName);
+/** What a lock guards, for the sentence about who holds it. */
+export interface LockPurpose {
+  readonly code: ErrorCode;
+  /** What its holder does, such as "packing into this folder". */
+  readonly doing: string;
+}
+
+const PACKING: LockPurpose = { code: 'PACK_REFUSED', doing: 'packing into this folder' };
+
+/** Takes the lock of a packed folder. Throws PACK_REFUSED when another process holds it. */
+export function takeLock(folder: string): () => void {
+  return takeFileLock(join(folder, LOCK_NAME), PACKING);
+}
+
+/** Takes the lock and returns how to give it back. Throws when another process holds it. */
+export function takeFileLock(path: string, purpose: LockPurpose): () => void {
   const text = `${JSON.stringify({ pid: process.pid, host: hostname(), started: startOf(process.pid) })}\n`;
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
     try {
@@ -44,18 +50,18 @@ export function takeLock(folder: string, work: LockedWork = PACKING): () => void
     } catch (cause) {
       if (codeOf(cause) !== 'EEXIST') throw writeError(path, cause);
     }
-    removeIfStale(path, work);
+    removeIfStale(path, purpose);
   }
-  throw new MoestreamError(work.code, `${path} keeps coming back: another process is ${work.doing}`);
+  throw new MoestreamError(purpose.code, `${path} keeps coming back: another process is ${purpose.doing}`);
 }
 
-function removeIfStale(path: string, work: LockedWork): void {
+function removeIfStale(path: string, { code, doing }: LockPurpose): void {
   const seen = readOr(path);
   if (seen === undefined) return;
   const holder = holderOf(seen);
   if (holder === undefined ? isBeingWritten(path) : isRunning(holder)) {
     const who = holder === undefined ? 'another process' : `process ${holder.pid} on ${holder.host}`;
-    throw new MoestreamError(work.code, `${path}: ${who} is ${work.doing}`, {
+    throw new MoestreamError(code, `${path}: ${who} is ${doing}`, {
       hint: 'Wait for it or stop it. If there is no such process, delete that file.',
     });
   }

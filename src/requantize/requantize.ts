@@ -14,7 +14,7 @@ import { openModel } from '../model/model.ts';
 import type { Place } from '../model/places.ts';
 import { makeFolder, PIECE_BYTES, PieceReader, readBuffer, writeWhole } from '../pack/disk.ts';
 import { fingerprintOf } from '../pack/fingerprint.ts';
-import { takeLock } from '../pack/lock.ts';
+import { takeFileLock } from '../pack/lock.ts';
 import { PartialFile } from '../pack/partial-file.ts';
 import { Work, type WorkOptions } from '../pack/progress.ts';
 import { formatBytes } from '../pipeline/memory.ts';
@@ -85,8 +85,7 @@ export async function requantize(
     });
   }
   makeFolder(folder);
-  const unlock = takeLock(folder, {
-    lockName: `${basename(path)}.requantize.lock`,
+  const unlock = takeFileLock(join(folder, `${basename(path)}.requantize.lock`), {
     doing: 'requantising into this place',
     code: 'MODEL_BUSY',
   });

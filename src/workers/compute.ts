@@ -27,7 +27,7 @@ import { EMPTY, type RingHandle, SpscRing, STOPPED, TIMED_OUT } from '../pipelin
 import { placeSlots, Slab, type SlabShape } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
 import { TRACE } from '../pipeline/trace.ts';
-import type { ExpertCounters } from './expert-counters.ts';
+import { countersSince, type ExpertCounters } from './expert-counters.ts';
 import { ExpertScheduler } from './expert-scheduler.ts';
 import { type ControllerReport, PrefetchController } from './prefetch-controller.ts';
 import { RouteNotes, RouteTrace } from './route-notes.ts';
@@ -80,18 +80,34 @@ export interface ComputeSetup {
 
 export interface ComputeRun {
   readonly promptTokens: number;
-  /** Logits of the prompt's last row only, or of every row. */
-  readonly logits: 'last' | 'all';
+  /** Leading prompt tokens that are counted apart: the context that a measurement starts behind. */
+  readonly depthTokens: number;
+  /** The first position whose logits are wanted. */
+  readonly logitsFrom: number;
   /** False: end after the prompt. */
   readonly decode: boolean;
+  /** (decode steps): where to note how long each took, from one row of logits to the next, if the caller wants it. */
+  readonly stepMicros?: Float64Array<SharedArrayBuffer>;
   /** (positions, layers, top-k): where to note the selected experts, if the caller wants them. */
   readonly routing?: Int32Array<SharedArrayBuffer>;
   /** Where every choice of the routers goes, if it is recorded; compute waits while this ring is full. */
   readonly trace?: RingHandle;
 }
 
-/** What the compute stage did in one run; the times are from its own clock and include its waits. */
+/** What one part of a run did. */
+export interface PhaseTotals extends ExpertCounters {
+  readonly tokens: number;
+  readonly micros: number;
+}
+
+/**
+ * What the compute stage did in one run, and in its parts: the context before the clock starts, the rest of the prompt, the
+ * answer. The times are from its own clock and include its waits.
+ */
 export interface ComputeTotals extends ExpertCounters {
+  readonly depth: PhaseTotals;
+  readonly prompt: PhaseTotals;
+  readonly decode: PhaseTotals;
   /** What the prefetch controller decided, and why. */
   readonly controller: ControllerReport;
   readonly promptTokens: number;
@@ -130,18 +146,28 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     this.backend.resetSequence(SEQUENCE);
     trace.beginLaps();
     trace.markLap(TRACE.runBegin, 0, request.promptTokens, 0, 0);
-    const beganMillis = performance.now();
-    const promptDone = this.prefill(run);
-    const promptMillis = performance.now();
-    if (promptDone && request.decode) this.decode(run);
+    const { depthTokens, promptTokens } = request;
+    let going = true;
+    const depth = this.phase(run, () => {
+      going = this.prefill(run, depthTokens);
+    });
+    const prompt = this.phase(run, () => {
+      going &&= this.prefill(run, promptTokens);
+    });
+    const decode = this.phase(run, () => {
+      if (going && request.decode) this.decode(run);
+    });
     trace.markLap(TRACE.runEnd, 0, run.position, 0, 0);
     return {
       ...this.scheduler.counters,
       controller: this.scheduler.controller.report(),
-      promptTokens: Math.min(run.position, request.promptTokens),
-      decodedTokens: Math.max(0, run.position - request.promptTokens),
-      promptMicros: (promptMillis - beganMillis) * 1000,
-      decodeMicros: (performance.now() - promptMillis) * 1000,
+      depth,
+      prompt,
+      decode,
+      promptTokens: depth.tokens + prompt.tokens,
+      decodedTokens: decode.tokens,
+      promptMicros: depth.micros + prompt.micros,
+      decodeMicros: decode.micros,
     };
   }
 
@@ -197,36 +223,53 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     });
   }
 
-  /** False when the pipeline is stopping. */
-  private prefill(run: Run): boolean {
+  /** Does one part of a run, and says what it took. */
+  private phase(run: Run, work: () => void): PhaseTotals {
+    const before = { ...this.scheduler.counters };
+    const from = run.position;
+    const beganMillis = performance.now();
+    work();
+    return {
+      ...countersSince(this.scheduler.counters, before),
+      tokens: run.position - from,
+      micros: (performance.now() - beganMillis) * 1000,
+    };
+  }
+
+  /** The prompt up to that position. False when the pipeline is stopping. */
+  private prefill(run: Run, upTo: number): boolean {
     const { maxRows } = this.setup.backend;
-    while (run.position < run.request.promptTokens) {
-      const wanted = Math.min(maxRows, run.request.promptTokens - run.position);
+    while (run.position < upTo) {
+      const wanted = Math.min(maxRows, upTo - run.position);
       for (let row = 0; row < wanted; row++) {
         const token = run.nextPromptToken(this.control);
         if (token === STOPPED) return false;
         this.setRow(row, token, run.position + row);
       }
       trace.lap(TRACE.waitPrompt, 0, 0, 0, 0);
-      const last = run.position + wanted === run.request.promptTokens;
-      const firstLogits = run.request.logits === 'all' ? 0 : last ? wanted - 1 : wanted;
-      if (!this.step(run, wanted, firstLogits)) return false;
+      if (!this.step(run, wanted)) return false;
     }
     return true;
   }
 
   private decode(run: Run): void {
-    for (;;) {
+    const { stepMicros } = run.request;
+    let sentMillis = performance.now();
+    for (let count = 0; ; count++) {
       const token = run.nextSampledToken(this.control);
       trace.lap(TRACE.waitToken, 0, token, 0, 0);
       if (token === STOPPED || token === END_OF_TOKENS) return;
       this.setRow(0, token, run.position);
-      if (!this.step(run, 1, 0)) return;
+      if (!this.step(run, 1)) return;
+      const nowMillis = performance.now();
+      if (stepMicros !== undefined && count < stepMicros.length)
+        stepMicros[count] = (nowMillis - sentMillis) * 1000;
+      sentMillis = nowMillis;
     }
   }
 
-  /** All layers for the rows that are set, and the logits from row `firstLogits` on. False when stopping. */
-  private step(run: Run, rowCount: number, firstLogits: number): boolean {
+  /** All layers for the rows that are set, and the logits that are wanted of them. False when stopping. */
+  private step(run: Run, rowCount: number): boolean {
     const { layers, expertsPerToken } = this.setup.backend;
     this.backend.begin(rowCount);
     for (let layer = 0; layer < layers; layer++) {
@@ -241,6 +284,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.acceptHints(run);
       trace.lap(TRACE.hints, layer, 0, 0, 0);
     }
+    const firstLogits = Math.max(0, run.request.logitsFrom - run.position);
     run.position += rowCount;
     const sent = this.sendLogits(run, firstLogits, rowCount);
     trace.markLap(

@@ -65,3 +65,12 @@ export const newCounters = (): ExpertCounters => ({
   hintsNoRoom: 0,
   waitMicros: 0,
 });
+
+/** What a part of a run added to its counters. */
+export function countersSince(now: ExpertCounters, before: ExpertCounters): ExpertCounters {
+  const difference = newCounters();
+  for (const name of Object.keys(difference) as (keyof ExpertCounters)[]) {
+    difference[name] = now[name] - before[name];
+  }
+  return difference;
+}

@@ -45,11 +45,15 @@ export interface SampleRun {
   readonly limitReason: 'length' | 'context';
   /** The prompt's last tokens, for the repeat penalty. */
   readonly recentTokens: readonly number[];
+  /** Tokens that are taken in place of the sampled ones, whatever they mean; the run ends behind the last. */
+  readonly replay?: readonly number[];
 }
 
 export interface SampleTotals {
   readonly sampledTokens: number;
   readonly sampleMicros: number;
+  /** A hash of every token that was drawn and of its logit's bits: two runs of the same work must have the same. */
+  readonly drawnHash: number;
 }
 
 class SampleStage implements StageLogic<SampleSetup, SampleRun, SampleTotals> {
@@ -98,12 +102,16 @@ class SampleLoop {
     let sampledTokens = 0;
     let sampleMillis = 0;
     trace.beginLaps();
+    const drawnHash = new DrawnHash();
     for (;;) {
       const slot = this.wait(this.logits, 'filled');
       if (slot === STOPPED) break;
       trace.lap(TRACE.waitRow, 0, 0, 0, 0);
       const beganMillis = performance.now();
-      const token = this.sampler.sample(this.rowOf(slot));
+      const row = this.rowOf(slot);
+      const drawn = this.sampler.sample(row);
+      drawnHash.add(drawn, row[drawn]!);
+      const token = this.request.replay?.[sampledTokens] ?? drawn;
       this.logits.release();
       this.sampler.accept(token);
       sampledTokens++;
@@ -113,20 +121,24 @@ class SampleLoop {
       trace.lap(TRACE.deliver, 0, token, 0, 0);
       if (!goesOn) break;
     }
-    return { sampledTokens, sampleMicros: sampleMillis * 1000 };
+    return { sampledTokens, sampleMicros: sampleMillis * 1000, drawnHash: drawnHash.value };
   }
 
   /** Sends the token's text on and asks for the next row, or ends. False when there is nothing more to do. */
   private deliver(token: number, sampledTokens: number): boolean {
     const { vocabulary } = this.setup;
+    const { replay } = this.request;
+    // One row of logits more than tokens: the last one is the answer to the last token.
+    if (replay !== undefined && sampledTokens > replay.length) return this.finish('length');
     const flags = vocabulary.flags[token]!;
-    if ((flags & TOKEN_ENDS) !== 0) return this.finish('stop');
+    if (replay === undefined && (flags & TOKEN_ENDS) !== 0) return this.finish('stop');
     const from = vocabulary.offsets[token]!;
     const to = (flags & TOKEN_SILENT) !== 0 ? from : vocabulary.offsets[token + 1]!;
     const free = this.gate.add(vocabulary.bytes, from, to);
     if (!this.send(TEXT_TOKEN, token, free)) return false;
     if (this.gate.stopped) return this.finish('stop');
-    if (sampledTokens >= this.request.maxTokens) return this.finish(this.request.limitReason);
+    if (replay === undefined && sampledTokens >= this.request.maxTokens)
+      return this.finish(this.request.limitReason);
     return this.askFor(token);
   }
 
@@ -177,6 +189,23 @@ class SampleLoop {
     const first = this.logits.slotNumber(slot) * this.vocabularySize;
     invariant(first + this.vocabularySize <= this.setup.logitsBuffer.length, 'a logits slot has its buffer');
     return this.setup.logitsBuffer.subarray(first, first + this.vocabularySize);
+  }
+}
+
+/** FNV-1a over 32-bit words. */
+class DrawnHash {
+  private readonly float = new Float32Array(1);
+  private readonly bits = new Uint32Array(this.float.buffer);
+  private hash = 0x811c9dc5;
+
+  get value(): number {
+    return this.hash >>> 0;
+  }
+
+  add(token: number, logit: number): void {
+    this.float[0] = logit;
+    this.hash = Math.imul(this.hash ^ token, 0x01000193);
+    this.hash = Math.imul(this.hash ^ this.bits[0]!, 0x01000193);
   }
 }
 

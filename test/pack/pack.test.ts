@@ -20,7 +20,7 @@ import { pack } from '../../dist/pack/pack.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
 import { faultyReadsEnv, runCli } from '../support/cli.js';
 import { score, withEngine } from '../support/engine.js';
-import { contentOf, temporaryFolder } from '../support/folder.js';
+import { contentOf, mountSmall, temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL, tldrGolden } from '../support/golden.js';
 
 const folder = temporaryFolder();
@@ -340,14 +340,6 @@ describe('the lock', () => {
     takeLock(out)();
   });
 });
-
-/** A file system of its own, or why there is none. */
-function mountSmall(at: string, size: string): string | undefined {
-  if (process.platform !== 'linux' || process.getuid?.() !== 0) return 'needs root to mount a small disk';
-  mkdirSync(at, { recursive: true });
-  const mount = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', at]);
-  return mount.status === 0 ? undefined : 'the system lets no disk be mounted';
-}
 
 describe('a disk that is full', () => {
   it('is noticed before the first byte', async (context) => {

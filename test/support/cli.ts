@@ -19,8 +19,9 @@ export interface CliOptions {
   readonly env?: Record<string, string>;
   /** Kills the command, so that it cannot end in order, when this resolves. */
   readonly kill?: Promise<void>;
-  /** Called with what has come on stdout so far, whenever there is more. */
+  /** Called with what has come so far, whenever there is more. */
   readonly onStdout?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
+  readonly onStderr?: (text: string, kill: (signal: NodeJS.Signals) => void) => void;
 }
 
 export function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliRun> {
@@ -35,6 +36,7 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
   });
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr += text;
+    options.onStderr?.(stderr, (signal) => child.kill(signal));
   });
   child.stdin.end(options.input ?? '');
   return new Promise((resolve, reject) => {

@@ -1,9 +1,9 @@
 /*
  * Makes reads of a byte range of any file go wrong: preloaded into a process, it stands before pread.
  *
- *   FAULT_MODE   eio | short | eintr | eof | slow     FAULT_FROM, FAULT_TO   the byte range
+ *   FAULT_MODE   eio | short | eintr | eof | slow | stale     FAULT_FROM, FAULT_TO   the byte range
  *
- * short, eintr and slow let every second call through, as a system does that is slow or interrupted, not broken.
+ * stale says that the bytes have come and leaves what was there: a cache that serves what nobody has read. short, eintr and slow let every second call through, as a system does that is slow or interrupted, not broken.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -31,6 +31,7 @@ static ssize_t faulty(const char *symbol, int fd, void *into, size_t length, off
   if (!mode || begin + length <= from || begin >= to) return real(fd, into, length, offset);
   if (!strcmp(mode, "eio")) return errno = EIO, -1;
   if (!strcmp(mode, "eof")) return 0;
+  if (!strcmp(mode, "stale")) return (ssize_t)length;
   if (atomic_fetch_add(&calls, 1) % 2 == 1) return real(fd, into, length, offset);
   // Never 0 bytes, which would mean the end of the file.
   const size_t half = length / 2 / 512 * 512;

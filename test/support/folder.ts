@@ -1,6 +1,7 @@
 /** Folders that tests write into. They go when the tests of the file are over. */
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll } from 'vitest';
@@ -29,4 +30,12 @@ export function contentOf(folder: string): Record<string, string> {
       .sort()
       .map((name) => [name, digest(name)]),
   );
+}
+
+/** A file system of its own, or why there is none. */
+export function mountSmall(at: string, size: string): string | undefined {
+  if (process.platform !== 'linux' || process.getuid?.() !== 0) return 'needs root to mount a small disk';
+  mkdirSync(at, { recursive: true });
+  const mount = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', at]);
+  return mount.status === 0 ? undefined : 'the system lets no disk be mounted';
 }
