@@ -144,7 +144,7 @@ function tokenText(value: JsonValue): JsonValue {
 /** The metadata of the tokenizer of a checkpoint folder. `endIds` come from other files. */
 export function readTokenizerJson(folder: string, endIds: readonly number[]): NamedValues {
   const path = join(folder, TOKENIZER_NAME);
-  const root = readJsonFile(path);
+  const root = readJsonFile(path, 'any');
   if (root === undefined) {
     throw new MoestreamError('MODEL_NOT_FOUND', `${path}: no such file`, {
       hint: 'A checkpoint needs its tokenizer.json: fetch it from where the model came from.',
