@@ -21,7 +21,8 @@ const CONTROL = 3;
 const USER_DEFINED = 4;
 const UNUSED = 5;
 
-const TOKENS_MAX = 1 << 24;
+/** Four times the largest vocabulary in use; ids that nothing has cost memory too. */
+const TOKENS_MAX = 1 << 20;
 
 class TokenizerFile {
   private readonly path: string;

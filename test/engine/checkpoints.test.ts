@@ -15,6 +15,7 @@ import { pack } from '../../dist/pack/pack.js';
 import { verify } from '../../dist/pack/verify.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
 import { type Quantization, writeCheckpoint } from '../support/checkpoint-builder.js';
+import { runCli } from '../support/cli.js';
 import { generate, score, withEngine } from '../support/engine.js';
 import { contentOf, temporaryFolder } from '../support/folder.js';
 import {
@@ -252,6 +253,34 @@ describe('mixed sources', () => {
     // The same bits when nothing else differs.
     const same = await logitsOf(NANO, { experts: packed });
     expect(Buffer.compare(Buffer.from(same.buffer), Buffer.from(pure.gguf.buffer))).toBe(0);
+  });
+
+  it('the command line takes the same parts', async () => {
+    const parts = ['--experts', NANO_MLX, '--embedding', NANO_MLX, '--lm-head', NANO_MLX];
+    const out = join(folder, 'cli.f32');
+    const list = ids.slice(0, 9).join(',');
+    const run = await runCli([
+      'logits',
+      '-m',
+      NANO,
+      ...parts,
+      '--precision',
+      'exact',
+      '-q',
+      '--readers',
+      '4',
+      '--ids',
+      list,
+      '--out',
+      out,
+    ]);
+    expect([run.code, run.stderr]).toEqual([0, '']);
+    const expected = await logitsOf(
+      NANO,
+      { experts: NANO_MLX, embedding: NANO_MLX, lmHead: NANO_MLX },
+      ids.slice(0, 9),
+    );
+    expect(readFileSync(out).equals(Buffer.from(expected.buffer))).toBe(true);
   });
 
   it('another model is refused with both names and what differs', async () => {

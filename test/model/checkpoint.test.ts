@@ -235,6 +235,13 @@ describe('the words of a checkpoint', () => {
       /token "a" has the id "-1"/,
     ],
     [
+      'an id beyond all vocabularies',
+      (t) => {
+        t.model.vocab.a = 2 ** 30;
+      },
+      /token "a" has the id "1073741824"/,
+    ],
+    [
       'two tokens of one id',
       (t) => {
         t.added_tokens[0].id = 1;
