@@ -18,7 +18,8 @@ const ROUNDS = 3;
 const SETTINGS: readonly (Partial<OpenOptions> & { readonly name: string })[] = [
   { name: 'uring window 2', ioEngine: 'uring', window: 2 },
   { name: 'uring window all', ioEngine: 'uring', window: 0 },
-  { name: 'threads window 2', ioEngine: 'threads', window: 2 },
+  // The default window: 2, or what the readers allow where an expert is nine spans.
+  { name: 'threads window 2', ioEngine: 'threads' },
   { name: 'threads split 4', ioEngine: 'threads', window: 0, split: 4 },
 ];
 

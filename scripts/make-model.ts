@@ -8,7 +8,7 @@
  */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { MakeModelError } from './model-maker/error.ts';
-import { type MadeModel, type MakeModelOptions, makeModel } from './model-maker/make-model.ts';
+import { DEFAULT_MIX, type MadeModel, type MakeModelOptions, makeModel } from './model-maker/make-model.ts';
 import { MIX_NAMES } from './model-maker/mixes.ts';
 import { ARCHITECTURES, PRESETS } from './model-maker/shapes.ts';
 
@@ -35,14 +35,23 @@ type CommandLine = Omit<MakeModelOptions, 'signal' | 'onProgress'> & { readonly 
 
 function command(): Command {
   return new Command('make-model')
-    .description('Writes a GGUF model of random weights in the shape and the block types of a published one.')
+    .description('Writes a model of random weights in the shape and the types of a published one.')
+    .addOption(
+      new Option('--format <name>', 'a GGUF, or a folder as MLX has it')
+        .choices(['gguf', 'mlx'])
+        .default('gguf'),
+    )
+    .option('--bits <n>', 'bits of a code, in format mlx (default: 4)', integer)
+    .option('--expert-bits <n>', 'bits of the routed experts, in format mlx (default: as --bits)', integer)
     .addOption(new Option('--preset <name>', 'shape of the layers').choices(PRESETS).makeOptionMandatory())
     .addOption(new Option('--arch <name>', 'architecture').choices(ARCHITECTURES).default('qwen35moe'))
     .option('--layers <n>', 'number of layers (default: as published)', integer)
     .option('--experts <n>', 'experts per layer (default: as published)', integer)
     .option('--experts-per-token <n>', 'experts that a token selects (default: as published)', integer)
     .option('--vocab <n>', 'tokens in the vocabulary (default: as published)', integer)
-    .addOption(new Option('--mix <name>', 'block types').choices(MIX_NAMES).default('UD_Q3_K_XL'))
+    .addOption(
+      new Option('--mix <name>', 'block types, in format gguf').choices(MIX_NAMES).default(DEFAULT_MIX),
+    )
     .option(
       '--outlier <layer>',
       'the layer with finer experts, or none (default: as published)',
@@ -50,7 +59,7 @@ function command(): Command {
     )
     .option('--split-files <n>', 'write a set of so many files', integer)
     .option('--seed <n>', 'the same seed makes the same bytes', integer, 1)
-    .requiredOption('-o, --output <file>', 'where to write')
+    .requiredOption('-o, --output <path>', 'the file to write, in format mlx the folder')
     .allowExcessArguments(false)
     .exitOverride();
 }

@@ -59,7 +59,8 @@ const SHIFTED_NORMS = /(?:attn_norm|post_attention_norm|attn_q_norm|attn_k_norm|
 
 export const CONVOLUTION = /^blk\.\d+\.ssm_conv1d\.weight$/;
 /** Experts in tensors of their own, which no stride leads through. */
-export const SINGLE_EXPERT = /\.mlp\.experts\.\d+\./;
+export const SINGLE_EXPERT =
+  /^(?:language_model\.model|model\.language_model|model)\.layers\.\d+\.mlp\.experts\.\d+\./;
 
 /** GGUF's name of a tensor, or undefined for one that has no part in the model (vision, MTP). */
 export function ggufName(own: string): string | undefined {

@@ -214,7 +214,7 @@ class Tensors {
   }
 
   private add(tensor: StoredTensor): void {
-    if (SINGLE_EXPERT.test(tensor.name) && ggufName(tensor.name) === undefined)
+    if (SINGLE_EXPERT.test(tensor.name))
       throw this.unsupported(
         tensor,
         'holds one expert by itself; this build reads experts stacked per layer',

@@ -29,7 +29,7 @@ export function decodeUtf8(bytes: Uint8Array): string | undefined {
 
 function notFound(path: string, why: string, cause?: unknown): MoestreamError {
   return new MoestreamError('MODEL_NOT_FOUND', `${path}: ${why}`, {
-    hint: 'Give the path of a .gguf file; of a split model, any of its parts.',
+    hint: 'Give the path of a .gguf file (of a split model, any of its parts) or of a checkpoint folder.',
     cause,
   });
 }

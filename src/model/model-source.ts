@@ -24,8 +24,6 @@ export interface TextList {
 export interface Metadata {
   has(key: string): boolean;
   isArray(key: string): boolean;
-  /** Elements of the array under `key`, 1 for a scalar, 0 when there is no such key. */
-  count(key: string): number;
   invalid(key: string, problem: string): MoestreamError;
   integer(key: string, min: number, max: number): number;
   optionalInteger(key: string, min: number, max: number): number | undefined;

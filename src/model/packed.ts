@@ -385,7 +385,7 @@ function notThere(folder: string, path: string, cause: unknown): MoestreamError 
     {
       hint: begun
         ? 'Run the same `moestream pack` again: it goes on where it was.'
-        : 'Give the path of a .gguf file, or of a folder that `moestream pack` wrote.',
+        : 'Give the path of a .gguf file, of a checkpoint folder, or of one that `moestream pack` wrote.',
       cause,
     },
   );

@@ -12,14 +12,17 @@ export type JsonValue = unknown;
 export class JsonProblem extends Error {}
 
 export function parseStrictJson(text: string): JsonValue {
-  let value: JsonValue;
+  const value = parseJson(text);
+  refuseDuplicates(text);
+  return value;
+}
+
+export function parseJson(text: string): JsonValue {
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text);
   } catch (cause) {
     throw new JsonProblem(`is not JSON: ${quoted(cause instanceof Error ? cause.message : String(cause))}`);
   }
-  refuseDuplicates(text);
-  return value;
 }
 
 /** Walks over text that is known to be JSON: only strings, braces and commas matter. */
@@ -31,7 +34,7 @@ function refuseDuplicates(text: string): void {
     const character = text[at]!;
     if (character === '"') {
       const end = endOfString(text, at);
-      if (expectsKey) noteKey(open.at(-1)!, JSON.parse(text.slice(at, end)) as string);
+      if (expectsKey) noteKey(open.at(-1)!, contentOf(text.slice(at, end)));
       expectsKey = false;
       at = end - 1;
     } else if (character === '{') {
@@ -53,6 +56,11 @@ function endOfString(text: string, from: number): number {
     if (text[at] === '\\') at++;
     else if (text[at] === '"') return at + 1;
   }
+}
+
+/** What a string stands for; one without escapes is its own text. */
+function contentOf(string: string): string {
+  return string.includes('\\') ? (JSON.parse(string) as string) : string.slice(1, -1);
 }
 
 function noteKey(keys: Set<string>, key: string): void {

@@ -2,7 +2,7 @@
 import { closeSync, readFileSync, statSync } from 'node:fs';
 import { MoestreamError } from '../errors.ts';
 import { decodeUtf8, openModelFile } from './header-reader.ts';
-import { JsonProblem, type JsonValue, parseStrictJson } from './strict-json.ts';
+import { JsonProblem, type JsonValue, parseJson, parseStrictJson } from './strict-json.ts';
 
 const MEGABYTE = 1 << 20;
 /** Qwen3.5's tokenizer.json has 13 MB, its index half of one, the others some KB. */
@@ -29,12 +29,15 @@ export function readTextFile(path: string): string | undefined {
   }
 }
 
-/** The content of a JSON file, or undefined when there is none. */
-export function readJsonFile(path: string): JsonValue | undefined {
+/**
+ * The content of a JSON file, or undefined when there is none. `keys` says whether a key may stand twice: looking for that
+ * takes three times as long as parsing, a second of a large vocabulary, in which it could hide nothing.
+ */
+export function readJsonFile(path: string, keys: 'once' | 'any' = 'once'): JsonValue | undefined {
   const text = readTextFile(path);
   if (text === undefined) return undefined;
   try {
-    return parseStrictJson(text);
+    return keys === 'once' ? parseStrictJson(text) : parseJson(text);
   } catch (error) {
     if (error instanceof JsonProblem) throw invalid(path, error.message);
     throw error;

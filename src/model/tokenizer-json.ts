@@ -21,7 +21,8 @@ const CONTROL = 3;
 const USER_DEFINED = 4;
 const UNUSED = 5;
 
-const TOKENS_MAX = 1 << 24;
+/** Four times the largest vocabulary in use; ids that nothing has cost memory too. */
+const TOKENS_MAX = 1 << 20;
 
 class TokenizerFile {
   private readonly path: string;
@@ -144,7 +145,7 @@ function tokenText(value: JsonValue): JsonValue {
 /** The metadata of the tokenizer of a checkpoint folder. `endIds` come from other files. */
 export function readTokenizerJson(folder: string, endIds: readonly number[]): NamedValues {
   const path = join(folder, TOKENIZER_NAME);
-  const root = readJsonFile(path);
+  const root = readJsonFile(path, 'any');
   if (root === undefined) {
     throw new MoestreamError('MODEL_NOT_FOUND', `${path}: no such file`, {
       hint: 'A checkpoint needs its tokenizer.json: fetch it from where the model came from.',

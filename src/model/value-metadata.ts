@@ -48,12 +48,6 @@ export class ValueMetadata implements Metadata {
     return Array.isArray(this.#find(key)?.value);
   }
 
-  count(key: string): number {
-    const value = this.#find(key)?.value;
-    if (value instanceof Texts || Array.isArray(value)) return value.length;
-    return value === undefined ? 0 : 1;
-  }
-
   invalid(key: string, problem: string): MoestreamError {
     // `key` may have an index behind it.
     const name = key.replace(/\[\d+\]$/, '');

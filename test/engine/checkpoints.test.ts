@@ -6,15 +6,18 @@
  * llama.cpp on dequantised weights.
  */
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { Checkpoint, StoredTensor } from '../../dist/model/checkpoint.js';
+import { openModel } from '../../dist/model/model.js';
 import { pack } from '../../dist/pack/pack.js';
 import { verify } from '../../dist/pack/verify.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
 import { type Quantization, writeCheckpoint } from '../support/checkpoint-builder.js';
+import { runCli } from '../support/cli.js';
 import { generate, score, withEngine } from '../support/engine.js';
-import { temporaryFolder } from '../support/folder.js';
+import { contentOf, temporaryFolder } from '../support/folder.js';
 import {
   BUILT_IN_MODEL,
   fixture,
@@ -73,6 +76,91 @@ describe('the committed MLX checkpoint', () => {
       writeFileSync(join(damaged, name), bytes);
       expect(await verify(damaged)).toMatchObject({ ok: false, damageCount: 1, damages: [{ file: name }] });
     }
+  });
+});
+
+describe('packing a checkpoint', () => {
+  it('goes on where it was interrupted, to the same bytes, and refuses another model', async () => {
+    const whole = join(folder, 'whole');
+    await pack(NANO_MLX, whole);
+    const expected = contentOf(whole);
+    expect(Object.keys(expected)).toEqual([
+      'config.json',
+      'experts-000.bin',
+      'experts-001.bin',
+      'experts-002.bin',
+      'experts-003.bin',
+      'manifest.json',
+      'model.safetensors',
+      'tokenizer.json',
+      'tokenizer_config.json',
+    ]);
+    for (const stopAfter of [
+      'config.json',
+      'tokenizer_config.json',
+      'model.safetensors',
+      'experts-001.bin',
+    ]) {
+      const out = join(folder, `interrupted-${stopAfter}`);
+      const controller = new AbortController();
+      const onFile = (name: string): void => {
+        if (name === stopAfter) controller.abort();
+      };
+      await expect(pack(NANO_MLX, out, { signal: controller.signal, onFile })).rejects.toMatchObject({
+        code: 'ABORTED',
+      });
+      expect(() => openModel(out)).toThrow(/its packing has not been finished/);
+      const { writtenBytes, totalBytes } = await pack(NANO_MLX, out);
+      expect(writtenBytes).toBeLessThan(totalBytes);
+      expect(contentOf(out)).toEqual(expected);
+    }
+    const other = join(folder, 'other-checkpoint');
+    writeCheckpoint(NANO, other, { dialect: 'hf' });
+    await expect(pack(other, whole)).rejects.toMatchObject({ code: 'PACK_REFUSED' });
+  });
+
+  it('keeps every tensor that is no expert, by name, type, shape and bytes', async () => {
+    const source = join(folder, 'to-pack');
+    writeCheckpoint(NANO, source, { dialect: 'hf', shards: 2 });
+    const out = join(folder, 'packed-hf');
+    await pack(source, out);
+    const before = openModel(source).source as Checkpoint;
+    const after = openModel(out).source as Checkpoint;
+    const read = ({ files }: Checkpoint, tensor: StoredTensor): string =>
+      readFileSync(files[tensor.file]!.path)
+        .subarray(tensor.offsetBytes, tensor.offsetBytes + tensor.byteLength)
+        .toString('base64');
+    const content = (from: Checkpoint) =>
+      from.stored
+        .filter(({ name }) => !name.includes('.mlp.experts.'))
+        .map((tensor) => [tensor.name, tensor.dtype, tensor.shape, read(from, tensor)])
+        .sort();
+    expect(after.stored.some(({ name }) => name.includes('.mlp.experts.'))).toBe(false);
+    expect(content(after)).toEqual(content(before));
+    expect(relativeRms(await logitsOf(out), readFloats(fixture('golden/nano-F32/ref.f32')))).toBeLessThan(
+      PRECISE,
+    );
+  });
+
+  it('of a later version, of other texts or of types without a place is refused', async () => {
+    const out = join(folder, 'manifest');
+    await pack(NANO_MLX, out);
+    const path = join(out, 'manifest.json');
+    const text = readFileSync(path, 'utf8');
+    const cases: [from: string | RegExp, to: string, message: RegExp][] = [
+      ['"version": 2', '"version": 3', /packed in version 3 of the format, this build reads 1 and 2/],
+      ['"version": 2', '"version": 1', /dense\.file is "model\.safetensors", not "model\.gguf"/],
+      ['"file": "config.json"', '"file": "other.json"', /texts\[0\]\.file is "other\.json", not/],
+      ['"type": "AFFINE4_G32"', '"type": "AFFINE4_G64"', /cols is 32, not a multiple|byteLength is/],
+      ['"type": "AFFINE4_G32"', '"type": "AFFINE7_G32"', /is "AFFINE7_G32", which is no type/],
+    ];
+    for (const [from, to, message] of cases) {
+      writeFileSync(path, text.replace(from, to));
+      expect(() => openModel(out)).toThrow(message);
+    }
+    writeFileSync(path, text);
+    rmSync(join(out, 'tokenizer.json'));
+    expect(() => openModel(out)).toThrow(/tokenizer\.json: a file of a packed model is missing/);
   });
 });
 
@@ -165,6 +253,34 @@ describe('mixed sources', () => {
     // The same bits when nothing else differs.
     const same = await logitsOf(NANO, { experts: packed });
     expect(Buffer.compare(Buffer.from(same.buffer), Buffer.from(pure.gguf.buffer))).toBe(0);
+  });
+
+  it('the command line takes the same parts', async () => {
+    const parts = ['--experts', NANO_MLX, '--embedding', NANO_MLX, '--lm-head', NANO_MLX];
+    const out = join(folder, 'cli.f32');
+    const list = ids.slice(0, 9).join(',');
+    const run = await runCli([
+      'logits',
+      '-m',
+      NANO,
+      ...parts,
+      '--precision',
+      'exact',
+      '-q',
+      '--readers',
+      '4',
+      '--ids',
+      list,
+      '--out',
+      out,
+    ]);
+    expect([run.code, run.stderr]).toEqual([0, '']);
+    const expected = await logitsOf(
+      NANO,
+      { experts: NANO_MLX, embedding: NANO_MLX, lmHead: NANO_MLX },
+      ids.slice(0, 9),
+    );
+    expect(readFileSync(out).equals(Buffer.from(expected.buffer))).toBe(true);
   });
 
   it('another model is refused with both names and what differs', async () => {

@@ -235,6 +235,13 @@ describe('the words of a checkpoint', () => {
       /token "a" has the id "-1"/,
     ],
     [
+      'an id beyond all vocabularies',
+      (t) => {
+        t.model.vocab.a = 2 ** 30;
+      },
+      /token "a" has the id "1073741824"/,
+    ],
+    [
       'two tokens of one id',
       (t) => {
         t.added_tokens[0].id = 1;
@@ -607,7 +614,10 @@ describe('tensors that do not make up a model', () => {
       shape: [1],
       data: new Uint8Array(8),
     };
-    expect(openModel(withTensors((t) => [...t, extra])).tensors.unused).toEqual(['model.visual.patch']);
+    // MTP layers come with experts one by one.
+    const mtp: StoredSpec = { ...extra, name: 'mtp.layers.0.mlp.experts.3.up_proj.weight' };
+    const { unused } = openModel(withTensors((t) => [...t, extra, mtp])).tensors;
+    expect(unused).toEqual([extra.name, mtp.name]);
   });
 
   const quantize = (module: string): Quantization | undefined =>

@@ -66,7 +66,7 @@ describe('a manifest', () => {
 
   it.each<[RegExp, (string | number)[], Json | undefined]>([
     [/format is "other"/, ['format'], 'other'],
-    [/version 2 of the format/, ['version'], 2],
+    [/version 3 of the format/, ['version'], 3],
     [/source\.fingerprint is missing/, ['source', 'fingerprint'], undefined],
     [/dense\.file is "\.\.\/model\.gguf", not a plain file name/, ['dense', 'file'], '../model.gguf'],
     [/dense\.file is "a-00001-of-00002\.gguf", not/, ['dense', 'file'], 'a-00001-of-00002.gguf'],

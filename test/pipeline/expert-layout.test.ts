@@ -1,14 +1,19 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { affineType } from '../../dist/model/affine-types.js';
+import type { StridedPlace } from '../../dist/model/places.js';
+import type { ExpertMatrix } from '../../dist/model/tensor-map.js';
 import {
   chunksPerExpert,
   ExpertLayout,
   emptyChunkList,
   type LayerSource,
+  SPANS_MAX,
   SPLIT_MAX,
   slotBytesOf,
 } from '../../dist/pipeline/expert-layout.js';
 import { PAGE_BYTES } from '../../dist/pipeline/memory.js';
+import { layerSource } from '../../dist/pipeline/plan.js';
 
 const span = fc.record({
   file: fc.integer({ min: 0, max: 2 }),
@@ -20,7 +25,7 @@ describe('ExpertLayout', () => {
   it('reads every byte of an expert exactly once, in whole pages, into its own place of the slot', () => {
     fc.assert(
       fc.property(
-        fc.tuple(span, span, span),
+        fc.array(span, { minLength: 3, maxLength: SPANS_MAX }),
         fc.integer({ min: 1, max: SPLIT_MAX }),
         fc.integer({ min: 0, max: 7 }),
         (spans, split, expert) => {
@@ -112,5 +117,67 @@ describe('ExpertLayout', () => {
     expect(slotBytesOf(touching(0))).toBe(16384);
     new ExpertLayout([touching(1)], [2 ** 20, 2 ** 20], 1).chunksOf(0, 2, chunks);
     expect(chunks.count).toBe(2);
+  });
+
+  it('reads an MLX expert as nine spans in as many chunks, and packed as one', () => {
+    const matrix = (offsetBytes: number, apart: boolean): ExpertMatrix => {
+      // 4 bits in groups of 64: 1024 x 4096.
+      const [codes, side] = [2_097_152, 131_072];
+      const stride = apart ? undefined : 7_077_888;
+      const place = (at: number, byteLength: number): StridedPlace => ({
+        file: 0,
+        offsetBytes: at,
+        strideBytes: stride ?? byteLength,
+        byteLength,
+      });
+      const next = apart ? 2 ** 31 : codes;
+      const last = apart ? 2 ** 32 : codes + side;
+      return {
+        type: affineType(4, 64)!,
+        rows: 1024,
+        cols: 4096,
+        ...place(offsetBytes, codes),
+        scales: place(offsetBytes + next, side),
+        biases: place(offsetBytes + last, side),
+      };
+    };
+    const each = 2_097_152 + 2 * 131_072;
+    const chunks = emptyChunkList();
+    for (const [apart, count] of [
+      [true, 9],
+      [false, 1],
+    ] as const) {
+      const step = apart ? 2 ** 34 : each;
+      const source = layerSource({
+        gate: matrix(0, apart),
+        up: matrix(step, apart),
+        down: matrix(2 * step, apart),
+      });
+      expect(source.roles).toEqual([0, 3, 6, 1, 2, 4, 5, 7, 8]);
+      const layout = new ExpertLayout([source], [2 ** 40], 1);
+      layout.chunksOf(0, 3, chunks);
+      expect(chunks.count).toBe(count);
+      expect(layout.expertBytes(0)).toBe(7_077_888);
+      const places = source.roles!.map((span) => layout.spanSlotBytes(0, 3, span));
+      expect(new Set(places).size).toBe(9);
+      if (!apart) expect(places.slice(0, 3)).toEqual([0, each, 2 * each]);
+    }
+  });
+
+  it('has no roles without scales, and none for a matrix that has none', () => {
+    const plain = {
+      type: affineType(4, 64)!,
+      rows: 1,
+      cols: 64,
+      file: 0,
+      offsetBytes: 0,
+      strideBytes: 32,
+      byteLength: 32,
+    };
+    expect(layerSource({ gate: plain, up: plain, down: plain }).roles).toBeUndefined();
+    const affine = { ...plain, scales: plain, biases: plain };
+    expect(layerSource({ gate: plain, up: affine, down: plain })).toMatchObject({
+      roles: [0, 1, 4, -1, -1, 2, 3, -1, -1],
+    });
   });
 });

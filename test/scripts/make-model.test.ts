@@ -11,11 +11,13 @@ import { gguf } from '@huggingface/gguf';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ggmlTypeNamed } from '../../dist/model/ggml-types.js';
 import { type Gguf, type GgufTensor, readGguf } from '../../dist/model/gguf.js';
+import { openModel } from '../../dist/model/model.js';
 import { loadCpu } from '../../dist/native.js';
 import { RANDOM_TYPES, randomBlocks } from '../../dist-scripts/scripts/model-maker/blocks.js';
 import { toHalf } from '../../dist-scripts/scripts/model-maker/half.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
 import { mixFor } from '../../dist-scripts/scripts/model-maker/mixes.js';
+import { planMlx } from '../../dist-scripts/scripts/model-maker/mlx.js';
 import { Random } from '../../dist-scripts/scripts/model-maker/random.js';
 import { ARCHITECTURES, modelShape } from '../../dist-scripts/scripts/model-maker/shapes.js';
 import { modelTensors } from '../../dist-scripts/scripts/model-maker/tensors.js';
@@ -338,5 +340,92 @@ describe('the command', () => {
     expect(run('--preset', 'tiny').status).toBe(2);
     expect(run('--preset', 'large', '-o', join(folder, 'x.gguf')).status).toBe(2);
     expect(run('--help').status).toBe(0);
+  });
+});
+
+describe('an MLX checkpoint', () => {
+  const options = { preset: 'tiny', format: 'mlx', experts: 6, vocab: 600 } as const;
+
+  test('opens, has two files and an index, and experts that differ', async () => {
+    const out = join(folder, 'mlx');
+    const made = await makeModel({ ...options, bits: 4, expertBits: 2, splitFiles: 2 }, out);
+    expect(made.paths.map((path) => path.slice(out.length + 1))).toEqual([
+      'model-00001-of-00002.safetensors',
+      'model-00002-of-00002.safetensors',
+      'model.safetensors.index.json',
+      'config.json',
+      'tokenizer.json',
+      'tokenizer_config.json',
+    ]);
+    const model = openModel(out);
+    expect(model.hyperparameters).toMatchObject({ layers: 4, experts: 6, vocabulary: 600, hidden: 256 });
+    expect(model.tensors.unused).toEqual([]);
+    expect(model.tokenizer.encode('Hello', { parseSpecial: false }).length).toBeGreaterThan(0);
+    const { gate, down } = model.tensors.experts[1]!;
+    expect([gate.type.name, down.type.name]).toEqual(['AFFINE2_G64', 'AFFINE2_G64']);
+    const file = readFileSync(model.files[gate.file]!.path);
+    const beginnings = Array.from({ length: 6 }, (_, expert) => {
+      const at = gate.offsetBytes + expert * gate.strideBytes;
+      return file.toString('hex', at, at + 64);
+    });
+    expect(new Set(beginnings).size).toBe(6);
+  });
+
+  test('has the deviation that its matrices need, and the same bytes for the same seed', async () => {
+    const [one, two, other] = ['one', 'two', 'other'].map((name) => join(folder, `mlx-${name}`)) as [
+      string,
+      string,
+      string,
+    ];
+    await makeModel({ ...options, seed: 4 }, one);
+    await makeModel({ ...options, seed: 4 }, two);
+    await makeModel({ ...options, seed: 5 }, other);
+    const [bytes, same, different] = [one, two, other].map((path) =>
+      readFileSync(join(path, 'model.safetensors')),
+    );
+    expect(bytes!.equals(same!)).toBe(true);
+    expect(bytes!.equals(different!)).toBe(false);
+    const { up } = openModel(one).tensors.experts[0]!;
+    const parts = [up, up.scales!, up.biases!].map(({ offsetBytes, byteLength }) =>
+      bytes!.subarray(offsetBytes, offsetBytes + byteLength),
+    );
+    const values = new Float32Array(up.rows * up.cols);
+    cpu.dequantize(up.type.id, Buffer.concat(parts), values);
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    const deviation = Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0) / values.length);
+    expect(Math.abs(mean)).toBeLessThan(0.01 * deviation);
+    expect(Math.abs(deviation * Math.sqrt(up.cols) - 1)).toBeLessThan(0.03);
+  });
+
+  test('has experts of 7,077,888 bytes in the 397b shape', () => {
+    const shape = modelShape('397b', { layers: 1, experts: 1, vocab: 300 });
+    const { files } = planMlx({ preset: '397b' }, shape, join(folder, 'mlx-397b'));
+    const [, header] = files[0]!.pieces();
+    const sizes = Object.entries(
+      JSON.parse(Buffer.from(header!).toString()) as Record<string, { data_offsets: number[] }>,
+    )
+      .filter(([name]) => name.includes('switch_mlp'))
+      .map(
+        ([
+          ,
+          {
+            data_offsets: [begin, end],
+          },
+        ]) => end! - begin!,
+      );
+    expect(sizes).toHaveLength(9);
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(7_077_888);
+  });
+
+  test('of what MLX does not have is refused, and leaves no file', async () => {
+    const out = join(folder, 'mlx-refused');
+    await expect(makeModel({ ...options, bits: 7 }, out)).rejects.toThrow(/7 bits are asked for/);
+    await expect(makeModel({ ...options, arch: 'qwen3moe' }, out)).rejects.toThrow(/no qwen3moe/);
+    await expect(makeModel({ preset: 'tiny', mix: 'Q8_0', bits: 4 }, join(out, 'x.gguf'))).rejects.toThrow(
+      /bits are for format mlx/,
+    );
+    const stopped = makeModel({ ...options, signal: AbortSignal.abort() }, out);
+    await expect(stopped).rejects.toMatchObject({ kind: 'interrupted' });
+    expect(existsSync(join(out, 'config.json')) || existsSync(join(out, 'model.safetensors'))).toBe(false);
   });
 });

@@ -220,6 +220,15 @@ template <int kBits>
 [[gnu::always_inline]] inline void put_affine_block(const std::uint8_t* from, std::int8_t* codes) {
   if constexpr (kBits == 8) {
     put(codes, _mm256_xor_si256(load_as<__m256i>(from), _mm256_set1_epi8(static_cast<char>(0x80))));
+  } else if constexpr (kBits == 4) {
+    // A byte becomes two, of which the upper one gets what was shifted into it.
+    const __m256i bytes = _mm256_cvtepu8_epi16(load_as<__m128i>(from));
+    put(codes, nibbles(_mm256_or_si256(bytes, _mm256_slli_epi16(bytes, 4))));
+  } else if constexpr (kBits == 2) {
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(load_as<long long>(from)));
+    const __m256i two = _mm256_or_si256(bytes, _mm256_slli_epi32(bytes, 6));
+    const __m256i four = _mm256_or_si256(two, _mm256_slli_epi32(two, 12));
+    put(codes, _mm256_and_si256(four, _mm256_set1_epi8(3)));
   } else {
     using Loads = AffineLoads<kBits>;
     using Words = std::uint64_t __attribute__((vector_size(32)));

@@ -10,43 +10,54 @@
 namespace moestream::cpu {
 namespace {
 
-// Which of 128 bytes, 64 from the beginning and 64 up to the end of `kWhole`, make word b of vector i: those at
-// (4b + i) * kBits. With `kHalf`, words 4 to 7 repeat words 0 to 3.
-template <int kBits, int kWhole, bool kHalf>
-struct AffineOrder {
-  alignas(64) std::uint8_t bytes[4][64] = {};
+// 256 codes as windows of 64 bytes: each has all the bytes of `kBlocks` blocks of 32. A permutation of one register costs
+// a third of one of two, so more and smaller windows are quicker.
+template <int kBits>
+struct AffineWindows {
+  static constexpr int kBytes = 32 * kBits;
+  static constexpr int kBlocks = kBits == 2 ? 8 : kBits <= 4 ? 4 : 2;
+  static constexpr int kCount = 8 / kBlocks;
 
-  constexpr AffineOrder() {
-    for (int i = 0; i < 4; ++i) {
-      for (int at = 0; at < 64; ++at) {
-        const int word = kHalf ? at / 8 % 4 : at / 8;
-        const int from = (4 * word + i) * kBits + (at % 8 < kBits ? at % 8 : 0);
-        bytes[i][at] = static_cast<std::uint8_t>(from < 64 ? from : 64 + from - (kWhole - 64));
+  // The last windows end with the codes, so that nothing behind them is read.
+  static constexpr int begin(int window) {
+    const int wanted = window * kBlocks * 4 * kBits;
+    return wanted < kBytes - 64 ? wanted : kBytes - 64;
+  }
+
+  // The bytes of a window's blocks in a vector: eight per block.
+  static constexpr std::uint64_t mask(int window) {
+    const std::uint64_t whole = kBlocks == 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << (8 * kBlocks % 64)) - 1;
+    return whole << (8 * kBlocks * window);
+  }
+
+  // Where in its window a byte of vector i is: word b of it has those at (4b + i) * kBits.
+  struct Order {
+    alignas(64) std::uint8_t bytes[4][64] = {};
+
+    constexpr Order() {
+      for (int i = 0; i < 4; ++i) {
+        for (int at = 0; at < 64; ++at) {
+          const int word = at / 8;
+          const int from = (4 * word + i) * kBits + (at % 8 < kBits ? at % 8 : 0);
+          bytes[i][at] = static_cast<std::uint8_t>(from - begin(word / kBlocks));
+        }
       }
     }
-  }
+  };
 };
 
 // One word holds bytes of one eight; those it does not need are any.
 template <int kBits>
 [[gnu::always_inline]] inline void gather_words(const std::uint8_t* from, __m512i (&words)[4]) {
-  if constexpr (kBits <= 4) {
-    constexpr int kWhole = 32 * kBits;
-    static constexpr AffineOrder<kBits, kWhole, false> kOrder;
-    const __m512i first = load_as<__m512i>(from);
-    const __m512i last = load_as<__m512i>(from + kWhole - 64);
-    for (int i = 0; i < 4; ++i) words[i] = _mm512_permutex2var_epi8(first, load_as<__m512i>(kOrder.bytes[i]), last);
-  } else {
-    constexpr int kWhole = 16 * kBits;
-    static constexpr AffineOrder<kBits, kWhole, true> kOrder;
-    const __m512i first = load_as<__m512i>(from);
-    const __m512i second = load_as<__m512i>(from + kWhole - 64);
-    const __m512i third = load_as<__m512i>(from + kWhole);
-    const __m512i last = load_as<__m512i>(from + 2 * kWhole - 64);
-    for (int i = 0; i < 4; ++i) {
-      const __m512i order = load_as<__m512i>(kOrder.bytes[i]);
-      const __m512i low = _mm512_permutex2var_epi8(first, order, second);
-      words[i] = _mm512_mask_blend_epi64(0xf0, low, _mm512_permutex2var_epi8(third, order, last));
+  using Windows = AffineWindows<kBits>;
+  static constexpr typename Windows::Order kOrder;
+  __m512i windows[Windows::kCount];
+  for (int w = 0; w < Windows::kCount; ++w) windows[w] = load_as<__m512i>(from + Windows::begin(w));
+  for (int i = 0; i < 4; ++i) {
+    const __m512i order = load_as<__m512i>(kOrder.bytes[i]);
+    words[i] = _mm512_permutexvar_epi8(order, windows[0]);
+    for (int w = 1; w < Windows::kCount; ++w) {
+      words[i] = _mm512_mask_permutexvar_epi8(words[i], Windows::mask(w), order, windows[w]);
     }
   }
 }

@@ -399,7 +399,11 @@ inline float bfloat_at(const std::uint8_t* from) {
 // The factors of eight blocks of 32, of which the row has `count`.
 template <std::size_t kGroup>
 inline void spread_factors(const std::uint8_t* from, std::size_t count, float* factors) {
-  for (std::size_t b = 0; b < 8; ++b) factors[b] = b < count ? bfloat_at(from + 2 * (32 * b / kGroup)) : 0.0f;
+  if (count == 8) {
+    for (std::size_t b = 0; b < 8; ++b) factors[b] = bfloat_at(from + 2 * (32 * b / kGroup));
+  } else {
+    for (std::size_t b = 0; b < 8; ++b) factors[b] = b < count ? bfloat_at(from + 2 * (32 * b / kGroup)) : 0.0f;
+  }
 }
 
 template <int kBits>
