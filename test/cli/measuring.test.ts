@@ -1,6 +1,7 @@
 /** sweep, tune, config and research as a user calls them, on the built-in model. */
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -99,10 +100,24 @@ describe('tune', () => {
   });
 
   it('goes on where it was killed', async () => {
+    const cache = { XDG_CACHE_HOME: temporaryFolder() };
     const args = ['tune', MODEL, ...SMALL, '--budget-minutes', '60', '--split', '1'];
-    await killedAfter(args, 5000, 'SIGKILL');
+    const journal = (): string[] => {
+      const folder = join(cache.XDG_CACHE_HOME, 'moestream', 'tuning');
+      const names = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.jsonl')) : [];
+      return names.flatMap((name) => readFileSync(join(folder, name), 'utf8').trimEnd().split('\n'));
+    };
+    const first = spawn(process.execPath, [MAIN, ...args], {
+      env: { ...process.env, ...cache },
+      stdio: 'ignore',
+    });
+    const ended = once(first, 'close');
+    // The head, and a round that was measured.
+    await expect.poll(() => journal().length, { timeout: 40_000 }).toBeGreaterThan(1);
+    first.kill('SIGKILL');
+    await ended;
     const found = await runCli(args, {
-      env: env,
+      env: cache,
       onStderr: (text, kill) => {
         if (text.includes('going on behind')) kill('SIGINT');
       },
@@ -114,7 +129,7 @@ describe('tune', () => {
 
   it.each([
     [['--budget-minutes', '0'], /--budget-minutes 0/],
-    [['--score', 'decode', '-n', '0'], /the score is decode/],
+    [['--score', 'decode', '-n', '0'], /the score decode needs tokens/],
     [['--no-profile'], /unknown option/],
   ])('refuses %j', async (args, message) => {
     const { code, stderr } = await runCli(['tune', MODEL, ...args], { env });
@@ -217,7 +232,7 @@ experiments:
       ),
     ).toBeLessThanOrEqual(60);
     expect(readFileSync(html, 'utf8')).toContain('refused');
-  });
+  }, 180_000);
 
   it('is refused while another process works on the results', async () => {
     const folder = temporaryFolder();
