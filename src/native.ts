@@ -1,5 +1,5 @@
 /**
- * The two native add-ons as TypeScript sees them, and their loader.
+ * The native add-ons as TypeScript sees them, and their loader.
  *
  * This file is the contract between the languages. Native code takes typed-array views, never a SharedArrayBuffer
  * itself (Node 20 cannot pass one), keeps a reference to every view it is given, and is called with numbers only on the
@@ -7,7 +7,7 @@
  * exact up to 2^53, far beyond any file.
  */
 import { createRequire } from 'node:module';
-import { MoestreamError } from './errors.ts';
+import { ERROR_CODES, type ErrorCode, MoestreamError } from './errors.ts';
 
 /** native/io: opening model files and reading them into the slab. Every function may be called from any thread. */
 export interface IoAddon {
@@ -122,10 +122,13 @@ export const ROW_POSITION = 1;
 export const ROW_SEQUENCE = 2;
 
 /**
- * native/cpu: one model on the CPU. Driven in steps of one layer for a batch of rows; a row is one token of one
+ * native/cpu and native/metal: one model. Driven in steps of one layer for a batch of rows; a row is one token of one
  * sequence. Rows of one sequence stand together in rising position. Used from one thread.
  *
  *     begin(rows); for each layer { mix; shared; expert for every selected expert, in any order; combine }; logits
+ *
+ * A GPU works behind its calls: only `mix`, `logits` and `finish` wait for it. The bytes given to `expert` must stay as
+ * they are until one of these three has returned, or `abandon`.
  */
 export interface Backend {
   /**
@@ -176,22 +179,100 @@ export interface Backend {
     upByte: number,
     downByte: number,
   ): void;
+  /** Starts what has been asked for so far: call it before sleeping. No effect on the CPU, whose calls do their work. */
+  flush(): void;
+  /** Returns when no expert given so far is read any more: its slots may be given away. */
+  finish(): void;
   /** Weighted sum in router order, shared expert's gate, residual. */
   combine(layer: number): void;
   /** Final norm and LM head for `rowCount` rows from `firstRow` into the bound logits from slot `firstSlot`. */
   logits(firstRow: number, rowCount: number, firstSlot: number): void;
+  /** Gives up the step under way, if there is one; its sequences are to be reset. Nothing reads the slab afterwards. */
+  abandon(): void;
+  /** What went to the GPU since the backend was made. */
+  counts?(): SubmissionCounts;
   /** Ends the backend's threads and frees its memory; any later call throws. */
   close(): void;
 }
 
-export interface CpuAddon {
+export interface SubmissionCounts {
+  readonly commandBuffers: number;
+  readonly dispatches: number;
+  /** How often the CPU waited for the GPU. */
+  readonly waits: number;
+}
+
+export interface BackendAddon {
   readonly Backend: new (config: BackendConfig) => Backend;
-  /** What a backend of this configuration will allocate, without allocating it. */
+  /** What a backend of this configuration will allocate, without allocating it. Throws for what it cannot run. */
   footprint(config: BackendConfig): BackendFootprint;
-  /** Dequantises whole blocks of a ggml type into float32: the reference that tests hold against golden vectors. */
-  dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
   /** Whether the backend multiplies matrices of this ggml type. */
   supportsType(type: number): boolean;
+}
+
+export interface CpuAddon extends BackendAddon {
+  /** Dequantises whole blocks of a ggml type into float32: the reference that tests hold against golden vectors. */
+  dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
+  /** `out[i * rows + r]` = row r of the weights . activations i. The set of instructions '' is the best one. */
+  multiply(
+    type: number,
+    precision: 'exact' | 'fast',
+    instructions: string,
+    weights: Uint8Array,
+    cols: number,
+    rows: number,
+    activations: Float32Array,
+    activationRows: number,
+    out: Float32Array,
+  ): void;
+}
+
+export interface MetalDevice {
+  readonly name: string;
+  readonly unifiedMemory: boolean;
+  readonly maxBufferBytes: number;
+  /** What the system lets the GPU use at once without moving things about. */
+  readonly workingSetBytes: number;
+  /** Whether the dense weights can be kept resident between command buffers. */
+  readonly residencySets: boolean;
+}
+
+export interface MetalAddon extends BackendAddon {
+  /** Throws GPU_UNAVAILABLE where there is none. */
+  device(): MetalDevice;
+  /** As the CPU's in `exact`. */
+  multiply(
+    type: number,
+    weights: Uint8Array,
+    cols: number,
+    rows: number,
+    activations: Float32Array,
+    activationRows: number,
+    out: Float32Array,
+  ): void;
+  /** Controls of the emulated GPU, where the add-on was built on it. */
+  readonly emulator?: unknown;
+}
+
+export const BACKENDS = ['cpu', 'metal'] as const;
+export type BackendName = (typeof BACKENDS)[number];
+
+const HINTS: Partial<Record<ErrorCode, string>> = {
+  GPU_UNAVAILABLE: 'Use --backend cpu; `moestream doctor` says more.',
+  GPU_FAILED: 'Use --backend cpu, or a smaller --memory; `moestream doctor` checks the GPU.',
+  GPU_TIMEOUT: 'Use a smaller --chunk, or --backend cpu.',
+  GPU_LOST: 'Start again, or use --backend cpu.',
+  MODEL_UNSUPPORTED: 'Use --backend cpu.',
+  PLAN_REFUSED: 'Use a smaller --context, or --backend cpu.',
+};
+
+/** What a backend threw, as a MoestreamError where it carries a code of ours. */
+export function backendError(cause: unknown): unknown {
+  if (!(cause instanceof Error) || MoestreamError.is(cause) || !('code' in cause)) return cause;
+  const code = ERROR_CODES.find((each) => each === cause.code);
+  if (code === undefined) return cause;
+  const hint = HINTS[code];
+  return new MoestreamError(code, cause.message, { cause, ...(hint === undefined ? {} : { hint }) });
 }
 
 /** Restores a saved sequence. Throws STATE_REFUSED for bytes that are damaged, of another model or too long. */
@@ -199,9 +280,7 @@ export function restoreSequence(backend: Backend, sequence: number, from: Uint8A
   try {
     backend.restoreSequence(sequence, from);
   } catch (cause) {
-    const refused = cause instanceof Error && 'code' in cause && cause.code === 'STATE_REFUSED';
-    if (!refused) throw cause;
-    throw new MoestreamError('STATE_REFUSED', cause.message, { cause });
+    throw backendError(cause);
   }
 }
 
@@ -221,3 +300,24 @@ function load(name: 'io' | 'cpu'): unknown {
 
 export const loadIo = (): IoAddon => load('io') as IoAddon;
 export const loadCpu = (): CpuAddon => load('cpu') as CpuAddon;
+
+/** The Metal add-on: Apple's on macOS, on Linux the one on the emulator, where that was built. */
+export function loadMetal(): MetalAddon {
+  const mac = process.platform === 'darwin';
+  try {
+    return require(`../build/${mac ? '' : 'emulator/'}Release/metal.node`) as MetalAddon;
+  } catch (cause) {
+    throw new MoestreamError(
+      'GPU_UNAVAILABLE',
+      mac ? 'the native add-on metal.node does not load' : 'Metal is only on macOS',
+      {
+        hint: mac
+          ? 'Run `npm run build` in the moestream folder.'
+          : 'To run the Metal backend on an emulated GPU: `npm run build:emulator`, which needs clang 19.',
+        cause,
+      },
+    );
+  }
+}
+
+export const loadBackend = (name: BackendName): BackendAddon => (name === 'metal' ? loadMetal() : loadCpu());

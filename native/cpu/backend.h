@@ -19,6 +19,8 @@ namespace moestream::cpu {
 
 class Backend {
  public:
+  struct Scope {};  // nothing is needed around a call
+
   // Throws std::invalid_argument, std::length_error or std::bad_alloc.
   explicit Backend(ModelConfig config);
 
@@ -45,8 +47,13 @@ class Backend {
   void shared(std::size_t layer);
   void expert(std::size_t layer, std::size_t expert, std::size_t segment, std::size_t gate_byte, std::size_t up_byte,
               std::size_t down_byte);
+  // Work is done when its call returns, so there is nothing to send off or to wait for.
+  void flush() {}
+  void finish() {}
   void combine(std::size_t layer);
   void logits(std::size_t first_row, std::size_t row_count, std::size_t first_slot);
+  // Leaves the step under way; its sequences stay unsettled.
+  void abandon() { next_ = Next::kBegin; }
 
  private:
   enum class Next { kBegin, kMix, kCombine, kLogits };
@@ -56,7 +63,6 @@ class Backend {
   void leave_step_of(std::size_t sequence);
   void expect(Next next, const char* call) const;
   void expect_layer(Next next, std::size_t layer, const char* call) const;
-  Batch read_batch(std::size_t row_count) const;
   void embed();
   void norm_stream(std::size_t first_row, std::size_t row_count, const Vector& weight);
   void add_mixed();

@@ -2,6 +2,7 @@
 add_room(cpu
   native/cpu/attention.cpp
   native/cpu/backend.cpp
+  native/cpu/batch.cpp
   native/cpu/codebooks.cpp
   native/cpu/delta_net.cpp
   native/cpu/dequantize.cpp

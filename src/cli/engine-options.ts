@@ -1,6 +1,8 @@
 /** The options that every command has that opens an engine, and what they become. */
 import { type Command, Option } from 'commander';
 import {
+  BACKEND_CHOICES,
+  type BackendChoice,
   IO_ENGINES,
   IO_MODES,
   type IoEngine,
@@ -33,6 +35,7 @@ export interface EngineFlags {
   readonly chunk?: number;
   readonly precision?: Precision;
   readonly kvType?: KvType;
+  readonly backend?: BackendChoice;
   readonly expertsPerToken?: number;
   readonly predict?: Predictor;
   readonly quiet?: boolean;
@@ -69,6 +72,11 @@ export function addEngineFlags(command: Command): Command {
         '--kv-type <name>',
         'how keys and values are kept (default f16, in precision exact f32)',
       ).choices(KV_TYPES),
+    )
+    .addOption(
+      new Option('--backend <name>', 'what computes (default auto: Metal where it works)').choices(
+        BACKEND_CHOICES,
+      ),
     )
     .option('--experts-per-token <n>', "overrides the model's own number of experts", integer)
     .addOption(

@@ -9,7 +9,7 @@
  */
 import { invariant, MoestreamError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
-import { type BackendConfig, type IoAddon, loadIo } from '../native.ts';
+import { type BackendConfig, type BackendName, type IoAddon, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
 import { FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
 import { allocateShared, formatBytes } from '../pipeline/memory.ts';
@@ -23,6 +23,7 @@ import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
 import type { PredictSetup, PredictTotals } from '../workers/predict.ts';
 import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
+import { chooseBackend } from './backend-choice.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
 import { type PlannedModel, planOf } from './planning.ts';
@@ -85,14 +86,16 @@ export class Pipeline {
   private readonly tickets: Tickets;
   private readonly readers: ReaderPool;
   readonly readEngine: ReadEngine;
+  readonly backend: BackendName;
   private readonly compute = new StageHandle<ComputeSetup, ComputeRun, ComputeTotals>('compute');
   private readonly predict = new StageHandle<PredictSetup, undefined, PredictTotals>('predict');
   private readonly sample = new StageHandle<SampleSetup, SampleRun, SampleTotals>('sample');
   private sampleReady = false;
   private active: ActiveRun | undefined;
 
-  static async start(model: Model, settings: EngineSettings): Promise<Pipeline> {
+  static async start(model: Model, given: EngineSettings): Promise<Pipeline> {
     const io = loadIo();
+    const settings = { ...given, backend: chooseBackend(model, given) };
     const planned = planOf(model, settings);
     const paths = model.files.map((file) => file.path);
     const files = openModelFiles(io, paths, settings.io, settings.notice);
@@ -132,6 +135,7 @@ export class Pipeline {
     );
     this.readers = new ReaderPool(engine, settings.readers);
     this.readEngine = engine;
+    this.backend = settings.backend === 'metal' ? 'metal' : 'cpu';
   }
 
   /**
@@ -235,6 +239,7 @@ export class Pipeline {
     const { rings, model, settings } = this;
     return {
       backend: this.config,
+      backendName: this.backend,
       control: this.control.words,
       queue: this.queue.handle(),
       tickets: this.tickets.words,

@@ -8,8 +8,10 @@ import { invariant } from '../errors.ts';
 import {
   type Backend,
   type BackendConfig,
+  type BackendName,
+  backendError,
   type IoAddon,
-  loadCpu,
+  loadBackend,
   loadIo,
   ROW_POSITION,
   ROW_SEQUENCE,
@@ -49,6 +51,7 @@ export interface LoadedTensor {
 
 export interface ComputeSetup {
   readonly backend: BackendConfig;
+  readonly backendName: BackendName;
   readonly control: Int32Array<SharedArrayBuffer>;
   readonly queue: FetchQueueHandle;
   readonly tickets: Int32Array<SharedArrayBuffer>;
@@ -111,13 +114,29 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     this.rows = new Int32Array(maxRows * ROW_WORDS);
     this.ids = new Int32Array(maxRows * expertsPerToken);
     this.weights = new Float32Array(maxRows * expertsPerToken);
-    this.backend = this.createBackend();
+    try {
+      this.backend = this.createBackend();
+    } catch (cause) {
+      throw backendError(cause);
+    }
     this.scheduler = this.createScheduler(loadIo());
   }
 
   run(request: ComputeRun): ComputeTotals {
     const run = new Run(this.setup, request);
     this.scheduler.counters = newCounters();
+    try {
+      return this.runSteps(run, request);
+    } catch (cause) {
+      throw backendError(cause);
+    } finally {
+      // A step that broke off must leave neither work on a GPU nor slots that wait for it.
+      this.backend.abandon();
+      this.scheduler.releaseBehind();
+    }
+  }
+
+  private runSteps(run: Run, request: ComputeRun): ComputeTotals {
     this.backend.resetSequence(SEQUENCE);
     const beganMillis = performance.now();
     const promptDone = this.prefill(run);
@@ -138,7 +157,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
 
   private createBackend(): Backend {
     const { setup } = this;
-    const backend = new (loadCpu().Backend)(setup.backend);
+    const backend = new (loadBackend(setup.backendName).Backend)(setup.backend);
     for (const tensor of setup.dense) {
       const { segmentBytes, byteLength } = tensor;
       const view = setup.segments[tensor.segment]!.subarray(segmentBytes, segmentBytes + byteLength);
@@ -160,6 +179,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     const { places } = placeSlots(setup.slab);
     return new ExpertScheduler({
       backend: this.backend,
+      readsBehind: setup.backendName !== 'cpu',
       slab: new Slab(setup.slab, setup.policy),
       places,
       firstSegment: setup.firstSlabSegment,

@@ -9,6 +9,9 @@
  * has been computed gives its slot back. That is also how a prefill chunk, whose union of experts may be larger than the
  * whole slab, streams through it.
  *
+ * A GPU reads a slot after `expert` has returned, so its slots stay pinned until the next layer's routes are there, which
+ * is behind all of this layer's work, or until `finish` has waited because a slot is needed now.
+ *
  * Invariant: an expert is computed only from a slot whose every chunk has arrived. A failed read ends the layer with a
  * typed error; nothing is skipped.
  */
@@ -37,10 +40,14 @@ export interface ExpertBackend {
     upByte: number,
     downByte: number,
   ): void;
+  flush(): void;
+  finish(): void;
 }
 
 export interface SchedulerParts {
   readonly backend: ExpertBackend;
+  /** Whether the backend still reads a slot when `expert` has returned. */
+  readonly readsBehind: boolean;
   readonly slab: Slab;
   /** Where each slot's memory is; segments count from the slab's first. */
   readonly places: readonly SlotPlace[];
@@ -103,6 +110,9 @@ export class ExpertScheduler {
   /** Slots whose reads are under way. */
   private readonly loading: Int32Array;
   private loadingCount = 0;
+  /** Slots that the backend may still be reading. */
+  private readonly behind: Int32Array;
+  private behindCount = 0;
 
   constructor(parts: SchedulerParts) {
     this.parts = parts;
@@ -111,10 +121,12 @@ export class ExpertScheduler {
     this.done = new Uint8Array(parts.experts);
     this.seenIn = new Int32Array(parts.experts);
     this.loading = new Int32Array(parts.places.length);
+    this.behind = new Int32Array(parts.places.length);
   }
 
   /** Runs shared and routed experts of a layer. `ids` is (rows, top-k). False when the pipeline is stopping. */
   runLayer(layer: number, ids: Int32Array, idCount: number): boolean {
+    this.releaseBehind();
     this.collect(ids, idCount);
     this.settle();
     this.dropUnwanted(layer);
@@ -141,6 +153,12 @@ export class ExpertScheduler {
     if (queue.waiting(LANE_PREFETCH) + this.chunks.count > queue.slots) return;
     this.issue(layer, expert, LANE_PREFETCH);
     this.counters.prefetches++;
+  }
+
+  /** Gives back the slots that the backend has read. Only when it is known to have ended. */
+  releaseBehind(): void {
+    for (let index = 0; index < this.behindCount; index++) this.parts.slab.unpin(this.behind[index]!);
+    this.behindCount = 0;
   }
 
   private collect(ids: Int32Array, idCount: number): void {
@@ -209,7 +227,7 @@ export class ExpertScheduler {
     const { slab } = this.parts;
     for (; this.nextMiss < this.wantedCount; this.nextMiss++) {
       if (this.slotOf[this.nextMiss] !== NONE || this.done[this.nextMiss] === 1) continue;
-      if (!slab.canAdmit(layer)) return true;
+      if (!slab.canAdmit(layer) && !this.waitForBackend(layer)) return true;
       const slot = this.issue(layer, this.wanted[this.nextMiss]!, LANE_DEMAND);
       if (slot === NONE) return false;
       slab.pin(slot);
@@ -217,6 +235,14 @@ export class ExpertScheduler {
       this.counters.misses++;
     }
     return true;
+  }
+
+  /** Whether a slot for this layer came free by waiting for the backend. */
+  private waitForBackend(layer: number): boolean {
+    if (this.behindCount === 0) return false;
+    this.parts.backend.finish();
+    this.releaseBehind();
+    return this.parts.slab.canAdmit(layer);
   }
 
   /** Admits an expert and queues its chunks. NONE when the pipeline stops before all of them are queued. */
@@ -280,7 +306,8 @@ export class ExpertScheduler {
         bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('up')),
         bytes + layout.spanSlotBytes(layer, expert, SPANS.indexOf('down')),
       );
-      slab.unpin(slot);
+      if (this.parts.readsBehind) this.behind[this.behindCount++] = slot;
+      else slab.unpin(slot);
       this.slotOf[index] = NONE;
       this.done[index] = 1;
       computed++;
@@ -331,7 +358,8 @@ export class ExpertScheduler {
 
   /** Sleeps until a load has ended. False when the pipeline is stopping. */
   private waitForArrival(layer: number): boolean {
-    const { tickets, control, readTimeoutMillis } = this.parts;
+    const { backend, tickets, control, readTimeoutMillis } = this.parts;
+    backend.flush();
     const startMillis = performance.now();
     let waiting = true;
     while (waiting) {
