@@ -1,4 +1,5 @@
 // Attention of several rows of two sequences, with every type of cache.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -134,6 +135,8 @@ double check_prepare(Runner& runner, const Shape& shape) {
                    same_bits(step.values, expected_values)});
 }
 
+constexpr std::size_t kStretch = 256;
+
 void attend(const Attention& step, std::size_t r, std::size_t head, float* out) {
   const Shape& shape = step.shape;
   const RowEntry& row = step.rows[r];
@@ -150,8 +153,15 @@ void attend(const Attention& step, std::size_t r, std::size_t head, float* out) 
   cpu::vector_kernels().exponentials(scores.data(), maximum, positions);
   double sum = 0;
   for (const float each : scores) sum += double{each};
-  step.kernels().sum_rows({step.values.data() + at, step.row_bytes, positions, shape.dim}, scores.data(), out);
-  for (std::size_t i = 0; i < shape.dim; ++i) out[i] /= static_cast<float>(sum);
+  // In stretches: one float sum over thousands of positions is itself further off than the tolerance.
+  std::vector<double> total(shape.dim);
+  for (std::size_t p = 0; p < positions; p += kStretch) {
+    const std::size_t count = std::min(kStretch, positions - p);
+    step.kernels().sum_rows({step.values.data() + at + p * step.row_bytes, step.row_bytes, count, shape.dim},
+                            scores.data() + p, out);
+    for (std::size_t i = 0; i < shape.dim; ++i) total[i] += double{out[i]};
+  }
+  for (std::size_t i = 0; i < shape.dim; ++i) out[i] = static_cast<float>(total[i] / sum);
   if (shape.gated) cpu::vector_kernels().multiply_sigmoid(out, query + shape.dim, shape.dim);
 }
 

@@ -35,11 +35,11 @@ static inline void unpack_tile(device const uchar *weights, constant MatmulArgum
     device const uchar *from = weights + min(first_row + row, arguments.rows - 1) * row_bytes<F>(arguments.cols);
     Part<F> found;
     F::unpack(from + ulong(inside ? block : 0) * uint(F::kBlockBytes), part, book, found);
-    const uint col = block * uint(F::kBlockValues) - first_col;
     for (uint run = 0; run < uint(F::kPart) / 4; ++run) {
       float4 values = found.codes[run] * found.scales[run / runs_per_scale];
       if (F::kHasMinimum != 0) values = values - found.minimums[run / runs_per_scale];
-      *(threadgroup float4 *)(tile + row * kTileCols + col + F::column(part, run)) = inside ? values : float4(0.0f);
+      const uint col = block * uint(F::kBlockValues) + F::column(part, run) - first_col;
+      *(threadgroup float4 *)(tile + row * kTileCols + col) = inside ? values : float4(0.0f);
     }
   }
 }

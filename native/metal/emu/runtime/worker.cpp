@@ -38,7 +38,7 @@ constexpr std::size_t rounded_up(std::size_t value, std::size_t multiple) {
 Worker::Worker(const Options& options)
     : options_(options),
       random_state_(options.seed * 2654435761u + 88172645463325252u),
-      memory_(new (std::align_val_t{64}) unsigned char[kMemoryBytes]),
+      memory_(new Memory),
       lanes_(new Lane[kMaxThreadgroupThreads]),
       simdgroups_(new Simdgroup[kMaxSimdgroups]),
       fake_stacks_(new void*[kMaxThreadgroupThreads + 1]()) {
@@ -84,11 +84,11 @@ void Worker::order_simdgroups() {
 
 void Worker::prepare_memory() {
   Threadgroup& group = threadgroup_;
-  allow(memory_.get(), kMemoryBytes);
+  allow(memory_->bytes, kMemoryBytes);
   // All bits set is a NaN of every float type.
-  if (options_.poison) std::memset(memory_.get(), 0xff, kMemoryBytes);
-  forbid(memory_.get(), kMemoryBytes);
-  group.memory = memory_.get();
+  if (options_.poison) std::memset(memory_->bytes, 0xff, kMemoryBytes);
+  forbid(memory_->bytes, kMemoryBytes);
+  group.memory = memory_->bytes;
   group.memory_used = 0;
   std::memset(group.variable_offsets, 0xff, sizeof group.variable_offsets);
   for (std::size_t i = 0; i < kBufferSlots; ++i) {
@@ -319,7 +319,7 @@ void Worker::run(const LaunchState& launch, Triple position) {
   release(&started_);
   switch_to(nullptr, lane, false);
   acquire(&finished_);
-  allow(memory_.get(), kMemoryBytes);
+  allow(memory_->bytes, kMemoryBytes);
   if (!fault_.empty()) throw KernelFault(fault_);
 }
 

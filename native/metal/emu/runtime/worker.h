@@ -49,7 +49,10 @@ class Worker {
   const Options options_;
   std::uint64_t random_state_;
   unsigned char* stacks_ = nullptr;
-  std::unique_ptr<unsigned char[]> memory_;
+  struct alignas(64) Memory {
+    unsigned char bytes[kMemoryBytes];
+  };
+  std::unique_ptr<Memory> memory_;  // threadgroup memory
   std::unique_ptr<Lane[]> lanes_;
   std::unique_ptr<Simdgroup[]> simdgroups_;
   std::uint32_t order_[kMaxSimdgroups] = {};
@@ -57,8 +60,8 @@ class Worker {
 
   void* main_stack_pointer_ = nullptr;
   void* main_fiber_ = nullptr;  // a sanitizer's name for it
-  const void* main_stack_ = nullptr;
-  std::size_t main_stack_bytes_ = 0;
+  [[maybe_unused]] const void* main_stack_ = nullptr;  // as AddressSanitizer tells it
+  [[maybe_unused]] std::size_t main_stack_bytes_ = 0;
   std::unique_ptr<void*[]> fake_stacks_;  // AddressSanitizer's, per lane and for the main stack
   std::string fault_;
   char started_ = 0;   // addresses that sanitizers order by
