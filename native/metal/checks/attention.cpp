@@ -199,7 +199,8 @@ void add_attention_checks(std::vector<Check>& checks) {
   for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
     const std::string kind = lower_name(cpu::tensor_type_of(type));
     for (const Shape& shape : {Shape{type, 4, 2, 64, 16, true, 8}, Shape{type, 2, 1, 96, 96, false, 8},
-                               Shape{type, 2, 1, 256, 64, true, 8}}) {
+                               Shape{type, 2, 1, 256, 64, true, 8}, Shape{type, 2, 2, 24, 8, true, 8}}) {
+      if (type == KvType::kQ8_0 && shape.dim % 32 != 0) continue;
       checks.push_back({"attention_prepare_" + kind, std::to_string(shape.heads) + " heads of " +
                                                          std::to_string(shape.dim),
                         kTolerance, [shape](Runner& runner) { return check_prepare(runner, shape); }});
@@ -213,6 +214,10 @@ void add_attention_checks(std::vector<Check>& checks) {
     checks.push_back({"attention_" + kind, "701 and 1300 positions: two and three splits", kTolerance,
                       [wide, far](Runner& runner) { return check_attention(runner, wide, far, 0); }});
   }
+  const Shape narrow{KvType::kF32, 2, 2, 24, 8, true, 40};
+  checks.push_back({"attention_f32", "heads of 24", kTolerance, [narrow](Runner& runner) {
+                      return check_attention(runner, narrow, {{0, 39, 0, 0}}, 0);
+                    }});
   const Shape longest{KvType::kF16, 1, 1, 32, 32, false, 9001};
   checks.push_back({"attention_f16", "9001 positions: 16 long splits", kTolerance, [longest](Runner& runner) {
                       return check_attention(runner, longest, {{0, 9000, 0, 0}}, 0);

@@ -132,7 +132,8 @@ void add_delta_checks(std::vector<Check>& checks) {
                              Shape{"delta_step", 1, 1, 32, true, false, 7},
                              Shape{"delta_chunk", 1, 2, 128, true, false, 37},
                              Shape{"delta_chunk", 2, 4, 64, false, true, 16},
-                             Shape{"delta_chunk", 1, 1, 32, true, false, 5}}) {
+                             Shape{"delta_chunk", 1, 1, 32, true, false, 5}, Shape{"delta_step", 2, 4, 16, false, false, 3},
+                             Shape{"delta_chunk", 2, 4, 16, false, false, 18}}) {
     checks.push_back({shape.kernel, std::to_string(shape.rows) + " rows, " + std::to_string(shape.value_heads) +
                                         " heads of " + std::to_string(shape.dim),
                       kTolerance, [shape](Runner& runner) { return check_delta(runner, shape); }});

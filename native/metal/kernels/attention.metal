@@ -142,7 +142,8 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
   // Eight lanes share a position's key: lane l has the fours l, l + 8, and so on.
   float4 query_fours[kDimsPerLane];
   for (uint j = 0; j < kDimsPerLane; ++j) {
-    query_fours[j] = j < dim / kSimdWidth ? *(device const float4 *)(q + 4 * (lane % 8 + 8 * j)) : float4(0.0f);
+    const uint at = 4 * (lane % 8 + 8 * j);
+    query_fours[j] = at < dim ? *(device const float4 *)(q + at) : float4(0.0f);
   }
   float output[kDimsPerLane];
   for (uint j = 0; j < kDimsPerLane; ++j) output[j] = 0.0f;
@@ -154,7 +155,10 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
       const uint position = min(tile + 4 * step + lane / 8, end - 1);
       device const uchar *key = keys + cache + ulong(position) * arguments.row_bytes;
       float4 four = float4(0.0f);
-      for (uint j = 0; j < dim / kSimdWidth; ++j) four = fma(Kv::four(key, 4 * (lane % 8 + 8 * j)), query_fours[j], four);
+      for (uint j = 0; j < kDimsPerLane; ++j) {
+        const uint at = 4 * (lane % 8 + 8 * j);
+        if (at < dim) four = fma(Kv::four(key, at), query_fours[j], four);
+      }
       float product = (four[0] + four[1]) + (four[2] + four[3]);
       for (ushort distance = 4; distance > 0; distance /= 2) product += simd_shuffle_xor(product, distance);
       // Position 4 * step + g is with the lanes from 8 * g on; lane l keeps that of position l.
@@ -173,8 +177,9 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     for (uint p = 0; p < count; ++p) {
       const float of_position = simd_shuffle(weight, ushort(p));
       device const uchar *value = values + cache + ulong(tile + p) * arguments.row_bytes;
-      for (uint j = 0; j < dim / kSimdWidth; ++j) {
-        output[j] = fma(of_position, Kv::one(value, lane + kSimdWidth * j), output[j]);
+      for (uint j = 0; j < kDimsPerLane; ++j) {
+        const uint at = lane + kSimdWidth * j;
+        if (at < dim) output[j] = fma(of_position, Kv::one(value, at), output[j]);
       }
     }
   }
@@ -183,7 +188,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     maxima[simdgroup] = maximum;
     sums[simdgroup] = sum;
   }
-  for (uint j = 0; j < dim / kSimdWidth; ++j) outputs[simdgroup * kMaxHeadDim + lane + kSimdWidth * j] = output[j];
+  for (uint j = 0; j < kDimsPerLane; ++j) outputs[simdgroup * kMaxHeadDim + lane + kSimdWidth * j] = output[j];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float largest = maxima[0];  // the first simdgroup has a tile always
   for (uint s = 1; s < kSimdgroups; ++s) largest = max(largest, maxima[s]);

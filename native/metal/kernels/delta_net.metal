@@ -124,7 +124,8 @@ kernel void delta_step(device float *state [[buffer(0)]],          // (value_hea
                        constant DeltaArguments &arguments [[buffer(9)]],
                        uint3 group [[threadgroup_position_in_grid]],
                        uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
-                       uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+                       uint simdgroup [[simdgroup_index_in_threadgroup]],
+                       uint simdgroups [[simdgroups_per_threadgroup]]) {
   threadgroup float queries[kDeltaMaxDim];
   threadgroup float keys[kDeltaMaxDim];
   threadgroup float outputs[kDeltaMaxDim];
@@ -142,8 +143,8 @@ kernel void delta_step(device float *state [[buffer(0)]],          // (value_hea
 
   for (uint row = arguments.first_row; row < arguments.first_row + arguments.rows; ++row) {
     if (simdgroup == 0) row_vector(conv, arguments, head, row, false, queries, lane);
-    if (simdgroup == 1) row_vector(conv, arguments, head, row, true, keys, lane);
-    if (simdgroup == 2 && lane == 0) {
+    if (simdgroup == 1 % simdgroups) row_vector(conv, arguments, head, row, true, keys, lane);
+    if (simdgroup == 2 % simdgroups && lane == 0) {
       const DeltaGates found =
           delta_gates(beta, alpha, decay_rate, decay_bias, arguments, row, head.value_head);
       gates[0] = found.beta;
@@ -168,7 +169,7 @@ kernel void delta_step(device float *state [[buffer(0)]],          // (value_hea
     output = sum_of_parts(output);
     if (part == 0) outputs[column] = output;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    if (simdgroup == 3) write_output(outputs, norm, z, out, arguments, head, row, lane);
+    if (simdgroup == 3 % simdgroups) write_output(outputs, norm, z, out, arguments, head, row, lane);
   }
   for (uint i = 0; i < key_count; ++i) mine[i * key_stride] = kept[i];
 }

@@ -49,14 +49,14 @@ static inline uint spread(uint four_bits) { return (four_bits * 0x00204081u) & 0
 
 static inline uint nibble(uint byte, uint which) { return (byte >> (4 * which)) & 15u; }
 
-// Plain numbers: every lane takes 16 bytes.
+// Plain numbers: every lane takes 16 bytes. Those of 32 bits may start at any multiple of four.
 
 struct F32 {
   enum : uint { kBlockValues = 4, kBlockBytes = 16, kPart = 4, kScales = 1, kHasMinimum = 0, kBookWords = 1 };
   static uint column(uint, uint) { return 0; }
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint, threadgroup const uint *, thread Part<F32> &out) {
-    out.codes[0] = *(device const float4 *)block;
+    out.codes[0] = float4(*(device const packed_float4 *)block);
     out.scales[0] = 1.0f;
   }
 };

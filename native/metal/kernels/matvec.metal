@@ -39,7 +39,9 @@ kernel void matvec(device const uchar *weights0 [[buffer(0)]], device const ucha
   for (uint i = 0; i < 2; ++i) pair.at[i] = weights + min(first + i, rows - 1) * row_bytes<F>(arguments.cols);
   float sums[2];
   dot_rows<F, 2>(pair, x + ulong(from_row) * arguments.cols, arguments.cols, lane, book, sums);
-  if (lane < 2 && first + lane < rows) y[ulong(to_row) * rows + first + lane] = lane == 0 ? sums[0] : sums[1];
+  for (uint i = 0; i < 2; ++i) {
+    if (lane == i && first + i < rows) y[ulong(to_row) * rows + first + i] = sums[i];
+  }
 }
 
 template <class F>

@@ -115,6 +115,12 @@ MOESTREAM_VECTOR_OPERATOR(<<)
 MOESTREAM_VECTOR_OPERATOR(>>)
 #undef MOESTREAM_VECTOR_OPERATOR
 
+// Four floats at any multiple of four bytes.
+struct packed_float4 {
+  float at[4];
+  explicit operator vec<float, 4>() const { return {at[0], at[1], at[2], at[3]}; }
+};
+
 using char4 = vec<signed char, 4>;
 using uchar2 = vec<uchar, 2>;
 using uchar4 = vec<uchar, 4>;
@@ -138,6 +144,7 @@ using metal::float4;
 using metal::half2;
 using metal::half4;
 using metal::int4;
+using metal::packed_float4;
 using metal::uchar2;
 using metal::uchar4;
 using metal::uint2;
