@@ -25,6 +25,8 @@ export interface IoAddon {
   prefault(view: Uint8Array): number;
   /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
   lock(view: Uint8Array): void;
+  /** The system's page size. */
+  pageBytes(): number;
   /** The name of an errno value, such as `EIO`. */
   errnoName(errno: number): string;
   /** 0 when this process may use io_uring, otherwise the errno that says why not. */
@@ -213,6 +215,8 @@ export interface BackendAddon {
 export interface CpuAddon extends BackendAddon {
   /** Dequantises whole blocks of a ggml type into float32: the reference that tests hold against golden vectors. */
   dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
+  /** The sets of instructions that this processor has kernels for, the one that is used first. */
+  instructionSets(): string[];
   /** `out[i * rows + r]` = row r of the weights . activations i. The set of instructions '' is the best one. */
   multiply(
     type: number,

@@ -41,7 +41,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   add_with_flags(native/cpu/fast/avx2.cpp "-mavx2;-mf16c")
   add_with_flags(native/cpu/fast/avx512.cpp "${avx512_flags}")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
+  # zig has its own words for processors.
+  if(DEFINED MOESTREAM_ZIG)
+    add_with_flags(native/cpu/fast/neon.cpp "-mcpu=generic+dotprod")
+  else()
+    add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
+  endif()
 endif()
 
 add_addon(cpu native/cpu/addon.cpp)

@@ -53,9 +53,9 @@ add_room(fake_metal
 
 # The add-on is still called metal: it is loaded in its place.
 add_addon(metal native/metal/host/addon.cpp native/metal/emu/objc/addon_extras.cpp)
-target_link_libraries(metal PRIVATE fake_metal_room metal_emulator ${CMAKE_DL_LIBS})
+target_link_libraries(metal PRIVATE fake_metal_room metal_emulator emulated_kernels ${CMAKE_DL_LIBS})
 
 # Host code that is wrong on purpose; test/metal/misuse.test.ts runs it.
 add_executable(metal_misuse EXCLUDE_FROM_ALL native/metal/emu/objc/misuse.cpp)
-target_link_libraries(metal_misuse PRIVATE metal_room fake_metal_room metal_emulator ${CMAKE_DL_LIBS})
+target_link_libraries(metal_misuse PRIVATE metal_room fake_metal_room metal_emulator emulated_kernels ${CMAKE_DL_LIBS})
 target_link_options(metal_misuse PRIVATE -rdynamic)

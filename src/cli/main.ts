@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { Command, CommanderError } from 'commander';
 import { MoestreamError } from '../errors.ts';
 import { addDiskbench } from './diskbench.ts';
+import { addDoctor } from './doctor.ts';
 import { EXIT_FAILURE, EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
 import { addGenerate } from './generate.ts';
 import { addInspect } from './inspect.ts';
@@ -39,6 +40,7 @@ function createProgram(): Command {
   addVerify(program, interruptible);
   addPlan(program);
   addDiskbench(program, interruptible);
+  addDoctor(program, version);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;

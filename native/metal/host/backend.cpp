@@ -372,6 +372,7 @@ void Backend::expert(std::size_t layer, std::size_t expert, std::size_t segment,
       .in = {at(memory_.map_from, map_bytes), packed, chosen.count, true},
       .out = {packed, at(memory_.map_to, map_bytes), chosen.count, true},
       .inner = at(memory_.inner, inner_bytes),
+      .inner_gate = at(memory_.inner_gate, inner_bytes),
       .inner_up = at(memory_.inner_up, inner_bytes),
       .output = at(memory_.routed),
   });

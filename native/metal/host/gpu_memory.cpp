@@ -54,19 +54,20 @@ GpuMemorySizes::GpuMemorySizes(const ModelConfig& config) {
   const std::size_t chosen = std::min(choices, config.experts);
   const std::size_t mapped = choices + chosen * (kMapAlign - 1);
   map_from = map_to = floats(true, mapped, 1);
-  inner = inner_up = floats(true, mapped, config.expert_width);
+  inner = inner_gate = inner_up = floats(true, mapped, config.expert_width);
   routed = floats(true, choices, config.hidden);
   const bool shared = config.shared_width > 0;
-  shared_inner = shared_inner_up = floats(shared, count, config.shared_width);
+  shared_inner = shared_inner_gate = shared_inner_up = floats(shared, count, config.shared_width);
   shared_output = floats(shared, count, config.hidden);
   shared_score = floats(shared, count, 1);
 }
 
 std::size_t GpuMemorySizes::total() const {
   const std::initializer_list<std::size_t> all = {
-      rows,   rotations, identity, stream,     normed,   mixed,        query,           key,           value,
-      partial, attended,  conv,     delta_gate, beta,     alpha,        delta_output,    scores,        route_ids,
-      route_weights, map_from, map_to, inner, inner_up, routed, shared_inner, shared_inner_up, shared_output, shared_score};
+      rows,       rotations,     identity,     stream,            normed,          mixed,         query,      key,
+      value,      partial,       attended,     conv,              delta_gate,      beta,          alpha,      delta_output,
+      scores,     route_ids,     route_weights, map_from,         map_to,          inner,         inner_gate, inner_up,
+      routed,     shared_inner,  shared_inner_gate, shared_inner_up, shared_output, shared_score};
   return std::accumulate(all.begin(), all.end(), std::size_t{0});
 }
 
@@ -94,9 +95,11 @@ GpuMemory::GpuMemory(const Device& device, const ModelConfig& config)
       map_from(make(device, sizes.map_from)),
       map_to(make(device, sizes.map_to)),
       inner(make(device, sizes.inner)),
+      inner_gate(make(device, sizes.inner_gate)),
       inner_up(make(device, sizes.inner_up)),
       routed(make(device, sizes.routed)),
       shared_inner(make(device, sizes.shared_inner)),
+      shared_inner_gate(make(device, sizes.shared_inner_gate)),
       shared_inner_up(make(device, sizes.shared_inner_up)),
       shared_output(make(device, sizes.shared_output)),
       shared_score(make(device, sizes.shared_score)) {

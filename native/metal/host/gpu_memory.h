@@ -32,8 +32,8 @@ struct GpuMemorySizes {
   std::size_t query, key, value, partial, attended;
   std::size_t conv, delta_gate, beta, alpha, delta_output;
   std::size_t scores, route_ids, route_weights, map_from, map_to;
-  std::size_t inner, inner_up, routed;
-  std::size_t shared_inner, shared_inner_up, shared_output, shared_score;
+  std::size_t inner, inner_gate, inner_up, routed;
+  std::size_t shared_inner, shared_inner_gate, shared_inner_up, shared_output, shared_score;
 };
 
 struct GpuMemory {
@@ -62,10 +62,12 @@ struct GpuMemory {
   const Buffer map_from;         // rows, those of one expert together
   const Buffer map_to;           // their (row, choice)
   const Buffer inner;            // (row of the maps, expertWidth)
-  const Buffer inner_up;         // the same, before it is multiplied in
+  const Buffer inner_gate;       // the same, before they are multiplied
+  const Buffer inner_up;
   const Buffer routed;           // (maxRows, choices, hidden)
   const Buffer shared_inner;     // (maxRows, sharedWidth)
-  const Buffer shared_inner_up;  // (maxRows, sharedWidth)
+  const Buffer shared_inner_gate;
+  const Buffer shared_inner_up;
   const Buffer shared_output;    // (maxRows, hidden)
   const Buffer shared_score;     // (maxRows)
 };

@@ -130,6 +130,7 @@ FeedForward Layers::shared_block(std::size_t layer, std::size_t row_count) const
           every_row(row_count),
           every_row(row_count),
           at(memory_.shared_inner),
+          at(memory_.shared_inner_gate),
           at(memory_.shared_inner_up),
           at(memory_.shared_output)};
 }

@@ -121,7 +121,7 @@ void Products::swiglu(Commands& commands, const FeedForward& block) const {
   const std::size_t count = block.in.count * block.gate.rows;
   const gpu::ElementArguments arguments{.count = static_cast<std::uint32_t>(count), .unused = {}};
   Dispatch(commands, *swiglu_)
-      .buffer(0, block.inner)
+      .buffer(0, block.inner_gate)
       .buffer(1, block.inner_up)
       .buffer(2, block.inner)
       .arguments(3, arguments)
@@ -131,7 +131,7 @@ void Products::swiglu(Commands& commands, const FeedForward& block) const {
 void Products::feed_forward(Commands& commands, const Place& input, std::span<const FeedForward> blocks) const {
   for (const FeedForward& each : blocks) {
     if (apart(each)) {
-      const std::array<Product, 2> products{{{each.gate, each.inner}, {each.up, each.inner_up}}};
+      const std::array<Product, 2> products{{{each.gate, each.inner_gate}, {each.up, each.inner_up}}};
       multiply(commands, input, each.in, products);
     } else {
       gated(commands, input, each);

@@ -40,8 +40,8 @@ struct FeedForward {
   GpuMatrix gate, up, down;
   RowMap in;      // rows of `normed` to rows of `inner`
   RowMap out;     // rows of `inner` to rows of `output`
-  Place inner;    // silu(gate) * up
-  Place inner_up; // up before that, where it takes kernels of its own
+  Place inner;                  // silu(gate) * up
+  Place inner_gate, inner_up;   // both before that, where they take kernels of their own
   Place output;
 };
 

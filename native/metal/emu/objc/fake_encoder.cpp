@@ -23,7 +23,8 @@ std::string named(const Dispatch& dispatch, const Use& use) {
   return std::string(dispatch.launch.kernel->name) + " buffer(" + std::to_string(use.index) + ")";
 }
 
-bool overlap(const Use& a, const Use& b) { return a.begin < b.end && b.begin < a.end; }
+// Buffers laid over neighbouring memory share pages and nothing else, so only parts of one buffer are compared.
+bool overlap(const Use& a, const Use& b) { return a.buffer == b.buffer && a.begin < b.end && b.begin < a.end; }
 
 void check_group(CommandBuffer& commands, std::size_t group_begin, Dispatch& next) {
   for (std::size_t i = group_begin; i < commands.dispatches.size(); ++i) {
@@ -61,7 +62,7 @@ void bind_all(Encoder& encoder, Dispatch& dispatch) {
     if (!bound.fresh) misuse(name + ": buffer(" + at + ") is left over from an earlier kernel");
     dispatch.launch.buffers[each.index] = bound.memory;
     if (bound.buffer != nullptr) {
-      const Use use{bound.memory, bound.memory + bound.bytes, each.written, each.index};
+      const Use use{bound.buffer, bound.memory, bound.memory + bound.bytes, each.written, each.index};
       // A buffer may stand for several indices that the kernel does not use all.
       const bool twice = std::ranges::any_of(dispatch.uses, [&](const Use& other) {
         return other.begin == use.begin && other.written == use.written;

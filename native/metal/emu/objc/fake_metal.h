@@ -89,6 +89,7 @@ struct ResidencySet : Object {
 
 // What one dispatch does to one buffer.
 struct Use {
+  const Buffer* buffer;
   std::byte* begin;
   std::byte* end;
   bool written;
