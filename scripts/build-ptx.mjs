@@ -24,13 +24,18 @@ const CPU_SOURCES = [
   'vector_kernels',
   'vector_kernels_baseline',
 ];
-const X86_SOURCES = { vector_kernels_avx2: ['-mavx2', '-mf16c'], vector_kernels_avx512: ['-mavx512f', '-mf16c'] };
+const X86_SOURCES = {
+  vector_kernels_avx2: ['-mavx2', '-mf16c'],
+  vector_kernels_avx512: ['-mavx512f', '-mf16c'],
+};
 
 function run(command, args) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd: root, stdio: 'inherit' });
     child.on('error', (error) => reject(new Error(`${command}: ${error.message}`)));
-    child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`${command} ${args.at(-1)} ended with ${code}`))));
+    child.on('exit', (code) =>
+      code === 0 ? resolve() : reject(new Error(`${command} ${args.at(-1)} ended with ${code}`)),
+    );
   });
 }
 
@@ -42,8 +47,23 @@ async function compileKernels(name) {
     join('native/metal/kernels', `${name}.metal`),
     source,
   ]);
-  const target = ['-x', 'cuda', '--cuda-device-only', '--cuda-gpu-arch=sm_80', '-nocudainc', '-nocudalib', '-S'];
-  const language = ['-std=c++20', '-O3', '-ffp-contract=off', '-fno-exceptions', '-Xclang', '-cl-single-precision-constant'];
+  const target = [
+    '-x',
+    'cuda',
+    '--cuda-device-only',
+    '--cuda-gpu-arch=sm_80',
+    '-nocudainc',
+    '-nocudalib',
+    '-S',
+  ];
+  const language = [
+    '-std=c++20',
+    '-O3',
+    '-ffp-contract=off',
+    '-fno-exceptions',
+    '-Xclang',
+    '-cl-single-precision-constant',
+  ];
   await run(COMPILER, [
     ...target,
     ...language,
@@ -60,7 +80,17 @@ const objects = [];
 async function compileHost(source, flags) {
   const object = join(out, `${basename(dirname(source))}-${basename(source, '.cpp')}.o`);
   objects.push(object);
-  await run(COMPILER, ['-std=c++20', '-O2', '-ffp-contract=off', '-Inative/include', ...flags, '-c', source, '-o', object]);
+  await run(COMPILER, [
+    '-std=c++20',
+    '-O2',
+    '-ffp-contract=off',
+    '-Inative/include',
+    ...flags,
+    '-c',
+    source,
+    '-o',
+    object,
+  ]);
 }
 
 async function inParallel(tasks) {
@@ -83,10 +113,19 @@ for (const folder of ['native/metal/checks', 'native/cuda']) {
 }
 for (const name of CPU_SOURCES) tasks.push(() => compileHost(`native/cpu/${name}.cpp`, []));
 if (process.arch === 'x64') {
-  for (const [name, flags] of Object.entries(X86_SOURCES)) tasks.push(() => compileHost(`native/cpu/${name}.cpp`, flags));
+  for (const [name, flags] of Object.entries(X86_SOURCES))
+    tasks.push(() => compileHost(`native/cpu/${name}.cpp`, flags));
 }
 await inParallel(tasks);
-const link = ['-static-libstdc++', '-static-libgcc', '-ldl', '-lpthread', '-lm', '-o', join(out, 'ptx_bench')];
+const link = [
+  '-static-libstdc++',
+  '-static-libgcc',
+  '-ldl',
+  '-lpthread',
+  '-lm',
+  '-o',
+  join(out, 'ptx_bench'),
+];
 await run(COMPILER, [...objects, ...link]);
 for (const object of objects) rmSync(object);
 process.stdout.write(`${out}: the kernels as PTX, and ptx_bench\n`);

@@ -141,20 +141,24 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
 
   // Eight lanes share a position's key: lane l has the fours l, l + 8, and so on.
   float4 query_fours[kDimsPerLane];
+#pragma unroll
   for (uint j = 0; j < kDimsPerLane; ++j) {
     const uint at = 4 * (lane % 8 + 8 * j);
     query_fours[j] = at < dim ? *(device const float4 *)(q + at) : float4(0.0f);
   }
   float output[kDimsPerLane];
+#pragma unroll
   for (uint j = 0; j < kDimsPerLane; ++j) output[j] = 0.0f;
   float maximum = -INFINITY;
   float sum = 0.0f;
   for (uint tile = begin + kSimdWidth * simdgroup; tile < end; tile += kAttentionThreads) {
     float score = 0.0f;
+#pragma unroll
     for (uint step = 0; step < 8; ++step) {
       const uint position = min(tile + 4 * step + lane / 8, end - 1);
       device const uchar *key = keys + cache + ulong(position) * arguments.row_bytes;
       float4 four = float4(0.0f);
+#pragma unroll
       for (uint j = 0; j < kDimsPerLane; ++j) {
         const uint at = 4 * (lane % 8 + 8 * j);
         if (at < dim) four = fma(Kv::four(key, at), query_fours[j], four);
@@ -172,11 +176,14 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     const float shrink = maximum == -INFINITY ? 0.0f : exp_float(maximum - larger);
     sum = sum * shrink + simd_sum(weight);
     maximum = larger;
+#pragma unroll
     for (uint j = 0; j < kDimsPerLane; ++j) output[j] *= shrink;
     const uint count = min(kSimdWidth + 0u, end - tile);
+#pragma unroll 4
     for (uint p = 0; p < count; ++p) {
       const float of_position = simd_shuffle(weight, ushort(p));
       device const uchar *value = values + cache + ulong(tile + p) * arguments.row_bytes;
+#pragma unroll
       for (uint j = 0; j < kDimsPerLane; ++j) {
         const uint at = lane + kSimdWidth * j;
         if (at < dim) output[j] = fma(of_position, Kv::one(value, at), output[j]);
@@ -188,12 +195,15 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     maxima[simdgroup] = maximum;
     sums[simdgroup] = sum;
   }
+#pragma unroll
   for (uint j = 0; j < kDimsPerLane; ++j) outputs[simdgroup * kMaxHeadDim + lane + kSimdWidth * j] = output[j];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float largest = maxima[0];  // the first simdgroup has a tile always
+#pragma unroll
   for (uint s = 1; s < kSimdgroups; ++s) largest = max(largest, maxima[s]);
   float factors[kSimdgroups];
   float total = 0.0f;
+#pragma unroll
   for (uint s = 0; s < kSimdgroups; ++s) {
     factors[s] = sums[s] == 0.0f ? 0.0f : exp_float(maxima[s] - largest);
     total = fma(sums[s], factors[s], total);
@@ -206,6 +216,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
   }
   for (uint i = thread_index; i < dim; i += kAttentionThreads) {
     float joined = 0.0f;
+#pragma unroll
     for (uint s = 0; s < kSimdgroups; ++s) joined = fma(outputs[s * kMaxHeadDim + i], factors[s], joined);
     out[2 + i] = joined;
   }

@@ -139,6 +139,7 @@ kernel void delta_step(device float *state [[buffer(0)]],          // (value_hea
   device float *mine = state + ulong(head.value_head) * dim * dim + part * dim + column;
   const uint key_stride = kDeltaParts * dim;
   float kept[kKeysPerThread];
+#pragma unroll
   for (uint i = 0; i < kKeysPerThread; ++i) kept[i] = i < key_count ? mine[i * key_stride] : 0.0f;
 
   for (uint row = arguments.first_row; row < arguments.first_row + arguments.rows; ++row) {
@@ -154,6 +155,7 @@ kernel void delta_step(device float *state [[buffer(0)]],          // (value_hea
 
     const ulong value_at = ulong(row) * arguments.channels + 2 * arguments.key_heads * dim + head.value_head * dim;
     float read = 0.0f;
+#pragma unroll
     for (uint i = 0; i < kKeysPerThread; ++i) {
       if (i >= key_count) continue;
       kept[i] *= gates[1];
@@ -161,6 +163,7 @@ kernel void delta_step(device float *state [[buffer(0)]],          // (value_hea
     }
     const float update = (conv[value_at + column] - sum_of_parts(read)) * gates[0];
     float output = 0.0f;
+#pragma unroll
     for (uint i = 0; i < kKeysPerThread; ++i) {
       if (i >= key_count) continue;
       kept[i] = fma(keys[kDeltaParts * i + part], update, kept[i]);
@@ -202,6 +205,7 @@ kernel void delta_chunk(device float *state [[buffer(0)]],      // (value_heads,
   device float *mine = state + ulong(head.value_head) * dim * dim + part * dim + column;
   const uint key_stride = kDeltaParts * dim;
   float kept[kKeysPerThread];
+#pragma unroll
   for (uint i = 0; i < kKeysPerThread; ++i) kept[i] = i < key_count ? mine[i * key_stride] : 0.0f;
 
   for (uint done = 0; done < arguments.rows; done += kDeltaChunk) {
@@ -241,14 +245,14 @@ kernel void delta_chunk(device float *state [[buffer(0)]],      // (value_heads,
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    float updates[kDeltaChunk];
+    float updates[kDeltaChunk];  // in memory: indexed by a row, so that the state keeps the registers
     float decayed = 1.0f;  // D(t, 0)
-    for (uint t = 0; t < kDeltaChunk; ++t) {
-      updates[t] = 0.0f;
-      if (t >= count) continue;
+#pragma unroll 1
+    for (uint t = 0; t < count; ++t) {
       decayed *= decays[t];
       float read = 0.0f;
       float output = 0.0f;
+#pragma unroll
       for (uint i = 0; i < kKeysPerThread; ++i) {
         if (i >= key_count) continue;
         read = fma(kept[i], keys[t * dim + kDeltaParts * i + part], read);
@@ -267,12 +271,14 @@ kernel void delta_chunk(device float *state [[buffer(0)]],      // (value_heads,
       if (part == 0) outputs[t * dim + column] = output;
     }
 
+#pragma unroll
     for (uint i = 0; i < kKeysPerThread; ++i) kept[i] *= decayed;
     float later = 1.0f;  // D(count, s)
-    for (uint back = 0; back < kDeltaChunk; ++back) {
-      const uint s = kDeltaChunk - 1 - back;
-      if (s >= count) continue;
+#pragma unroll 1
+    for (uint back = 0; back < count; ++back) {
+      const uint s = count - 1 - back;
       const float scaled_update = updates[s] * later;
+#pragma unroll
       for (uint i = 0; i < kKeysPerThread; ++i) {
         if (i < key_count) kept[i] = fma(keys[s * dim + kDeltaParts * i + part], scaled_update, kept[i]);
       }

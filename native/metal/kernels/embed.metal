@@ -27,6 +27,7 @@ kernel void embed(device const uchar *table [[buffer(0)]], device const RowEntry
     const uint part = index % parts;
     Part<F> weights;
     F::unpack(row + ulong(block) * uint(F::kBlockBytes), part, book, weights);
+#pragma unroll
     for (uint run = 0; run < uint(F::kPart) / 4; ++run) {
       float4 values = weights.codes[run] * weights.scales[run / runs_per_scale];
       if (F::kHasMinimum != 0) values = values - weights.minimums[run / runs_per_scale];

@@ -67,6 +67,7 @@ struct F16 {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint, threadgroup const uint *, thread Part<F16> &out) {
     const uint4 words = *(device const uint4 *)block;
+#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       const half2 first = as_type<half2>(words[2 * run]);
       const half2 second = as_type<half2>(words[2 * run + 1]);
@@ -82,6 +83,7 @@ struct BF16 {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint, threadgroup const uint *, thread Part<BF16> &out) {
     const uint4 words = *(device const uint4 *)block;
+#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       const uint first = words[2 * run];
       const uint second = words[2 * run + 1];
@@ -100,6 +102,7 @@ struct Q8_0 {
   static uint column(uint part, uint run) { return 16 * part + 4 * run; }
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q8_0> &out) {
+#pragma unroll
     for (uint run = 0; run < 4; ++run) {
       const uint bytes = load_u32_even(block + 2 + 16 * part + 4 * run);
       out.codes[run] = four_codes(bytes ^ 0x80808080u, 128.0f);
@@ -117,6 +120,7 @@ struct Q4_0 {
   static uint column(uint part, uint run) { return nibble_column(part, run); }
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q4_0> &out) {
+#pragma unroll
     for (uint half_run = 0; half_run < 2; ++half_run) {
       const uint bytes = load_u32_even(block + 2 + 8 * part + 4 * half_run);
       out.codes[half_run] = four_codes(low_nibbles(bytes), 8.0f);
@@ -132,6 +136,7 @@ struct Q4_1 {
   static uint column(uint part, uint run) { return nibble_column(part, run); }
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q4_1> &out) {
+#pragma unroll
     for (uint half_run = 0; half_run < 2; ++half_run) {
       const uint bytes = load_u32_even(block + 4 + 8 * part + 4 * half_run);
       out.codes[half_run] = four_codes(low_nibbles(bytes), 0.0f);
@@ -149,6 +154,7 @@ struct Q5_0 {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q5_0> &out) {
     const uint fifth = load_u32_even(block + 2) >> (8 * part);
+#pragma unroll
     for (uint half_run = 0; half_run < 2; ++half_run) {
       const uint bytes = load_u32_even(block + 6 + 8 * part + 4 * half_run);
       const uint bits = fifth >> (4 * half_run);
@@ -166,6 +172,7 @@ struct Q5_1 {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q5_1> &out) {
     const uint fifth = load_u32_even(block + 4) >> (8 * part);
+#pragma unroll
     for (uint half_run = 0; half_run < 2; ++half_run) {
       const uint bytes = load_u32_even(block + 8 + 8 * part + 4 * half_run);
       const uint bits = fifth >> (4 * half_run);
@@ -189,6 +196,7 @@ struct IQ4_NL {
   static uint column(uint part, uint run) { return nibble_column(part, run); }
   static uint book_word(uint i) { return as_type<uint>(kValuesIq4[i]); }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *book, thread Part<IQ4_NL> &out) {
+#pragma unroll
     for (uint half_run = 0; half_run < 2; ++half_run) {
       const uint bytes = load_u32_even(block + 2 + 8 * part + 4 * half_run);
       out.codes[half_run] = four_entries(book, bytes);
@@ -204,6 +212,7 @@ struct MXFP4 {
   static uint column(uint part, uint run) { return nibble_column(part, run); }
   static uint book_word(uint i) { return as_type<uint>(kValuesMxfp4[i]); }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *book, thread Part<MXFP4> &out) {
+#pragma unroll
     for (uint half_run = 0; half_run < 2; ++half_run) {
       const uint bytes = load_u32_bytes(block + 1 + 8 * part + 4 * half_run);
       out.codes[half_run] = four_entries(book, bytes);
@@ -229,6 +238,7 @@ struct Q2_K {
     const float d = load_half(block + 80);
     const float dmin = load_half(block + 82);
     device const uchar *scales = block + 8 * (part / 8) + part % 8 / 4;
+#pragma unroll
     for (uint plane = 0; plane < 4; ++plane) {
       const uint packed = uint(scales[2 * plane]);
       out.codes[plane] = four_codes((bytes >> (2 * plane)) & 0x03030303u, 0.0f);
@@ -248,6 +258,7 @@ struct Q3_K {
     const uint high = load_u32_even(block + 4 * (part % 8)) >> (4 * (part / 8));
     const float d = load_half(block + 108);
     device const uchar *scales = block + 96;
+#pragma unroll
     for (uint plane = 0; plane < 4; ++plane) {
       const uint s = 8 * (part / 8) + 2 * plane + part % 8 / 4;
       const uint low4 = nibble(uint(scales[s % 8]), s / 8);
@@ -301,6 +312,7 @@ struct Q4_K {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q4_K> &out) {
     const uint2 words = *(device const uint2 *)(block + 16 + 8 * part);
+#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       out.codes[run] = four_codes(low_nibbles(words[run]), 0.0f);
       out.codes[run + 2] = four_codes(high_nibbles(words[run]), 0.0f);
@@ -318,6 +330,7 @@ struct Q5_K {
     const uint2 words = *(device const uint2 *)(block + 48 + 8 * part);
     const uint2 high = *(device const uint2 *)(block + 16 + 8 * (part % 4));
     const uint first = 2 * (part / 4);
+#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       const uint bits = high[run] >> first;
       out.codes[run] = four_codes(low_nibbles(words[run]) | (bits & 0x01010101u) << 4, 0.0f);
@@ -337,6 +350,7 @@ struct Q6_K {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *, thread Part<Q6_K> &out) {
     const uint quarter = part % 8 / 4;
+#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       const uint low = load_u32_even(block + 8 * part + 4 * run);
       const uint high = load_u32_even(block + 128 + 32 * (part / 8) + 8 * (part % 4) + 4 * run) >> (2 * quarter);
@@ -358,6 +372,7 @@ struct IQ4_XS {
   static void unpack(device const uchar *block, uint part, threadgroup const uint *book, thread Part<IQ4_XS> &out) {
     const uint2 words = *(device const uint2 *)(block + 8 + 8 * part);
     const uint b = part / 2;
+#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       out.codes[run] = four_entries(book, words[run]);
       out.codes[run + 2] = four_entries(book, words[run] >> 4);
@@ -390,6 +405,7 @@ struct IQ2_XXS {
     device const uchar *sub_block = block + 2 + 8 * (part / 2);
     const uint indices = load_u16(sub_block + 2 * (part % 2));
     const uint packed = load_u32_even(sub_block + 4);
+#pragma unroll
     for (uint group = 0; group < 2; ++group) {
       const uint entry = 2 * ((indices >> (8 * group)) & 255u);
       const uint signs = eight_signs((packed >> (14 * (part % 2) + 7 * group)) & 127u);
@@ -407,6 +423,7 @@ struct IQ2_XS {
   static uint book_word(uint i) { return four_of_iq2(kPackedIq2Xs[i / 2], i % 2); }
   static void unpack(device const uchar *block, uint part, threadgroup const uint *book, thread Part<IQ2_XS> &out) {
     const uint both = load_u32_even(block + 2 + 4 * part);
+#pragma unroll
     for (uint group = 0; group < 2; ++group) {
       const uint packed = (both >> (16 * group)) & 0xffffu;
       const uint entry = 2 * (packed & 511u);
@@ -428,6 +445,7 @@ struct IQ2_S {
     const uint low = load_u16(block + 2 + 2 * part);
     const uint signs = load_u16(block + 34 + 2 * part);
     const uint high = uint(block[66 + part / 2]) >> (4 * (part % 2));
+#pragma unroll
     for (uint group = 0; group < 2; ++group) {
       const uint entry = 2 * (((low >> (8 * group)) & 255u) | ((high >> (2 * group)) & 3u) << 8);
       const uint eight = signs >> (8 * group);
@@ -447,6 +465,7 @@ struct IQ3_XXS {
   static void unpack(device const uchar *block, uint part, threadgroup const uint *book, thread Part<IQ3_XXS> &out) {
     const uint indices = load_u32_even(block + 2 + 4 * part);
     const uint packed = load_u32_even(block + 66 + 4 * (part / 2));
+#pragma unroll
     for (uint group = 0; group < 2; ++group) {
       const uint signs = eight_signs((packed >> (14 * (part % 2) + 7 * group)) & 127u);
       out.codes[2 * group] = four_signed(book[(indices >> (16 * group)) & 255u], signs);
@@ -465,6 +484,7 @@ struct IQ3_S {
     const uint low = load_u32_even(block + 2 + 4 * part);
     const uint high = uint(block[66 + part / 2]) >> (4 * (part % 2));
     const uint signs = load_u16(block + 74 + 2 * part);
+#pragma unroll
     for (uint run = 0; run < 4; ++run) {
       const uint entry = ((low >> (8 * run)) & 255u) | ((high >> run) & 1u) << 8;
       out.codes[run] = four_signed(book[entry], signs >> (4 * run));

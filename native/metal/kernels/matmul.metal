@@ -35,6 +35,7 @@ static inline void unpack_tile(device const uchar *weights, constant MatmulArgum
     device const uchar *from = weights + min(first_row + row, arguments.rows - 1) * row_bytes<F>(arguments.cols);
     Part<F> found;
     F::unpack(from + ulong(inside ? block : 0) * uint(F::kBlockBytes), part, book, found);
+#pragma unroll
     for (uint run = 0; run < uint(F::kPart) / 4; ++run) {
       float4 values = found.codes[run] * found.scales[run / runs_per_scale];
       if (F::kHasMinimum != 0) values = values - found.minimums[run / runs_per_scale];
@@ -61,6 +62,7 @@ kernel void matmul(device const uchar *weights [[buffer(0)]], device const float
   const uint my_input = simdgroup / 2 * 16;
   const uint my_row = simdgroup % 2 * 16;
   simdgroup_float8x8 sums[4];
+#pragma unroll
   for (uint i = 0; i < 4; ++i) sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 
   for (uint col = 0; col < arguments.cols; col += kTileCols) {
@@ -78,10 +80,12 @@ kernel void matmul(device const uchar *weights [[buffer(0)]], device const float
       for (uint k = 0; k < kSliceCols; k += 8) {
         simdgroup_float8x8 inputs[2];
         simdgroup_float8x8 rows[2];
+#pragma unroll
         for (uint i = 0; i < 2; ++i) {
           simdgroup_load(inputs[i], input_tile + (my_input + 8 * i) * kSliceCols + k, kSliceCols);
           simdgroup_load(rows[i], weight_tile + (my_row + 8 * i) * kTileCols + slice + k, kTileCols, ulong2(0), true);
         }
+#pragma unroll
         for (uint i = 0; i < 4; ++i) simdgroup_multiply_accumulate(sums[i], inputs[i / 2], rows[i % 2], sums[i]);
       }
       threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -90,6 +94,7 @@ kernel void matmul(device const uchar *weights [[buffer(0)]], device const float
 
   // Through threadgroup memory to the rows that `to` names; the weights are done with.
   threadgroup float *out_tile = weight_tile;
+#pragma unroll
   for (uint i = 0; i < 4; ++i) {
     simdgroup_store(sums[i], out_tile + (my_input + 8 * (i / 2)) * kMatmulRows + my_row + 8 * (i % 2), kMatmulRows);
   }

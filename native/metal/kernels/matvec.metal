@@ -36,9 +36,11 @@ kernel void matvec(device const uchar *weights0 [[buffer(0)]], device const ucha
   const uint to_row = arguments.mapped != 0 ? to[group.y] : group.y;
 
   WeightRows<2> pair;
+#pragma unroll
   for (uint i = 0; i < 2; ++i) pair.at[i] = weights + min(first + i, rows - 1) * row_bytes<F>(arguments.cols);
   float sums[2];
   dot_rows<F, 2>(pair, x + ulong(from_row) * arguments.cols, arguments.cols, lane, book, sums);
+#pragma unroll
   for (uint i = 0; i < 2; ++i) {
     if (lane == i && first + i < rows) y[ulong(to_row) * rows + first + i] = sums[i];
   }

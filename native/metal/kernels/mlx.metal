@@ -44,6 +44,7 @@ static inline float affine_dot(AffineRow row, device const float *x, uint cols, 
   for (uint col = 16 * lane; col < cols; col += 16 * kSimdWidth) {
     float4 products = float4(0.0f);
     float4 inputs = float4(0.0f);
+#pragma unroll
     for (uint run = 0; run < 4; ++run) {
       const uint at = col + 4 * run;
       const uint word = row.codes[at / per_word] >> (at % per_word * uint(Bits::kBits));
@@ -91,6 +92,7 @@ kernel void affine_matvec(device const uchar *weights0 [[buffer(0)]], device con
   const uint from_row = arguments.mapped != 0 ? from[group.y] : group.y;
   const uint to_row = arguments.mapped != 0 ? to[group.y] : group.y;
   device const float *input = x + ulong(from_row) * arguments.cols;
+#pragma unroll
   for (uint i = 0; i < 2; ++i) {
     const uint row = min(first + i, rows - 1);
     const float sum = affine_dot<Bits>(affine_row<Bits>(weights, scales, biases, row, arguments.cols), input,

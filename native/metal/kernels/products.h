@@ -28,20 +28,26 @@ static inline void add_part(thread const WeightRows<kRows> &rows, uint index, de
   const uint part = index % parts;
   device const float *from = x + block * uint(F::kBlockValues);
   float4 inputs[runs];
+#pragma unroll
   for (uint run = 0; run < runs; ++run) inputs[run] = *(device const float4 *)(from + F::column(part, run));
   float input_sums[F::kScales];
   if (F::kHasMinimum != 0) {
+#pragma unroll
     for (uint s = 0; s < uint(F::kScales); ++s) {
       float4 four = inputs[s * runs_per_scale];
+#pragma unroll
       for (uint i = 1; i < runs_per_scale; ++i) four += inputs[s * runs_per_scale + i];
       input_sums[s] = sum_of(four);
     }
   }
+#pragma unroll
   for (uint row = 0; row < kRows; ++row) {
     Part<F> weights;
     F::unpack(rows.at[row] + ulong(block) * uint(F::kBlockBytes), part, book, weights);
+#pragma unroll
     for (uint s = 0; s < uint(F::kScales); ++s) {
       float4 four = weights.codes[s * runs_per_scale] * inputs[s * runs_per_scale];
+#pragma unroll
       for (uint i = 1; i < runs_per_scale; ++i) {
         four = fma(weights.codes[s * runs_per_scale + i], inputs[s * runs_per_scale + i], four);
       }
@@ -55,9 +61,11 @@ static inline void add_part(thread const WeightRows<kRows> &rows, uint index, de
 template <class F, uint kRows>
 static inline void dot_rows(thread const WeightRows<kRows> &rows, device const float *x, uint cols, uint lane,
                             threadgroup const uint *book, thread float *sums) {
+#pragma unroll
   for (uint row = 0; row < kRows; ++row) sums[row] = 0.0f;
   const uint count = cols / uint(F::kPart);
   for (uint index = lane; index < count; index += 32) add_part<F, kRows>(rows, index, x, book, sums);
+#pragma unroll
   for (uint row = 0; row < kRows; ++row) sums[row] = simd_sum(sums[row]);
 }
 
