@@ -217,18 +217,6 @@ export interface CpuAddon extends BackendAddon {
   dequantize(type: number, blocks: Uint8Array, out: Float32Array): void;
   /** The sets of instructions that this processor has kernels for, the one that is used first. */
   instructionSets(): string[];
-  /** `out[i * rows + r]` = row r of the weights . activations i. The set of instructions '' is the best one. */
-  multiply(
-    type: number,
-    precision: 'exact' | 'fast',
-    instructions: string,
-    weights: Uint8Array,
-    cols: number,
-    rows: number,
-    activations: Float32Array,
-    activationRows: number,
-    out: Float32Array,
-  ): void;
 }
 
 export interface MetalDevice {
@@ -241,19 +229,24 @@ export interface MetalDevice {
   readonly residencySets: boolean;
 }
 
+export interface KernelCheck {
+  readonly kernel: string;
+  readonly shape: string;
+  /** How far a result may be from the CPU's, as a part of the largest one. */
+  readonly tolerance: number;
+}
+
+export interface KernelChecks {
+  list(): KernelCheck[];
+  /** Runs the check of this index; infinite when a result is no number. */
+  run(index: number): number;
+}
+
 export interface MetalAddon extends BackendAddon {
   /** Throws GPU_UNAVAILABLE where there is none. */
   device(): MetalDevice;
-  /** As the CPU's in `exact`. */
-  multiply(
-    type: number,
-    weights: Uint8Array,
-    cols: number,
-    rows: number,
-    activations: Float32Array,
-    activationRows: number,
-    out: Float32Array,
-  ): void;
+  /** Every kernel against the CPU's code on random data. Making one compiles the kernels. */
+  readonly KernelChecks: new () => KernelChecks;
   /** Controls of the emulated GPU, where the add-on was built on it. */
   readonly emulator?: unknown;
 }

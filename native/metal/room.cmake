@@ -1,6 +1,7 @@
 # The Metal room: the host code, and either Apple's runtime under it (found when it runs, nothing is linked) or the fake
 # one and the kernel emulator, for tests on Linux: -DMOESTREAM_METAL_EMULATOR=ON, which scripts/build-emulator.mjs sets.
-# It shares with the CPU room what a model is, and compiles those few files again rather than linking all of it.
+# It shares with the CPU room what a model is, and the arithmetic that its self-test compares with, and compiles those few
+# files again rather than linking all of it.
 find_program(NODE_EXECUTABLE node REQUIRED)
 file(GLOB kernel_files CONFIGURE_DEPENDS native/metal/kernels/*.metal native/metal/kernels/*.h)
 set(embedded ${CMAKE_BINARY_DIR}/metal_kernel_sources.cpp)
@@ -21,9 +22,19 @@ add_room(metal
   native/cpu/saved_sequence.cpp
   native/cpu/sequence_state.cpp
   native/cpu/tensor_type.cpp
+  native/cpu/vector_kernels.cpp
+  native/cpu/vector_kernels_baseline.cpp
   native/cpu/weights.cpp
+  native/metal/checks/affine.cpp
+  native/metal/checks/attention.cpp
+  native/metal/checks/delta_net.cpp
+  native/metal/checks/elementary.cpp
+  native/metal/checks/material.cpp
+  native/metal/checks/products.cpp
+  native/metal/checks/router.cpp
   native/metal/host/backend.cpp
   native/metal/host/commands.cpp
+  native/metal/host/device_checks.cpp
   native/metal/host/gpu_memory.cpp
   native/metal/host/gpu_weights.cpp
   native/metal/host/kernels.cpp
@@ -35,6 +46,11 @@ add_room(metal
   native/metal/host/objc.cpp
   native/metal/host/products.cpp
   ${embedded})
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  target_sources(metal_room PRIVATE native/cpu/vector_kernels_avx2.cpp native/cpu/vector_kernels_avx512.cpp)
+  set_source_files_properties(native/cpu/vector_kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mf16c")
+  set_source_files_properties(native/cpu/vector_kernels_avx512.cpp PROPERTIES COMPILE_OPTIONS "-mavx512f;-mf16c")
+endif()
 target_include_directories(metal_room PRIVATE native/metal/host)
 target_link_libraries(metal_room PUBLIC ${CMAKE_DL_LIBS})
 

@@ -59,7 +59,7 @@ async function describeMachine(version: string): Promise<void> {
   const [processor] = cpus();
   await line(
     'version',
-    `${version}, Node ${process.version}, ${process.platform} ${process.arch} ${release()}`,
+    `${version}, Node ${process.version}, ${process.platform} ${process.arch} ${release().split('-')[0]}`,
   );
   await line('cpu', `${processor?.model.trim() || 'unknown'}`);
   await line('', `${cpus().length} cores, kernels for ${loadCpu().instructionSets()[0]}`);
@@ -153,6 +153,7 @@ async function doctor(choice: BackendChoice, version: string): Promise<void> {
   const chosen = metalPassed && process.platform === 'darwin' ? 'Metal' : 'the CPU';
   await print(`\nmoestream would compute on ${chosen}\n`);
   if (!cpuPassed) throw new MoestreamError('INTERNAL', 'the CPU computes wrongly here');
-  if (typeof metal !== 'string' && !metalPassed) throw new MoestreamError('GPU_FAILED', 'the GPU computes wrongly here');
+  if (typeof metal !== 'string' && !metalPassed)
+    throw new MoestreamError('GPU_FAILED', 'the GPU computes wrongly here');
   if (typeof metal === 'string' && choice === 'metal') throw new MoestreamError('GPU_UNAVAILABLE', metal);
 }

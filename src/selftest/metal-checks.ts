@@ -1,20 +1,19 @@
 /**
- * Whether the Metal backend computes here what the CPU backend does: every kernel, on random data.
- *
- * Products are compared one type at a time, in the three ways that they are dispatched; everything else by small random
+ * Whether the Metal backend computes here what the CPU backend does, on random data: every kernel alone, then small random
  * models that take every part of a layer through prefill and decode. It is what `--backend auto` asks before it trusts a
  * GPU, for the model's own types, and what `moestream doctor` shows in full.
  */
-import { ggmlType, rowBytes, SUPPORTED_TYPE_IDS } from '../model/ggml-types.ts';
+import { ggmlType, SUPPORTED_TYPE_IDS } from '../model/ggml-types.ts';
 import {
   type BackendAddon,
   type BackendConfig,
   backendError,
   type CpuAddon,
+  type KernelCheck,
+  type KernelChecks,
   type MetalAddon,
 } from '../native.ts';
-import { fillRandom, randomSource, signed } from './random-blocks.ts';
-import { ARCHITECTURES, type RandomModelOptions, randomModel, runModel } from './random-model.ts';
+import { ARCHITECTURES, type RandomModelOptions, randomModel, runModel, stateAfter } from './random-model.ts';
 
 export interface Check {
   readonly name: string;
@@ -28,18 +27,15 @@ export interface Check {
 const TOLERANCE = 1e-4;
 const F32 = 0;
 const KV_TYPES: readonly BackendConfig['kvType'][] = ['f32', 'f16', 'q8_0'];
-/** One row, a few rows, and a tile and a part of one. */
-const INPUT_ROWS = [1, 3, 37] as const;
-const PRODUCT_COLS = 512;
-/** No multiple of the rows that a threadgroup computes. */
-const PRODUCT_ROWS = 44;
-
 /** Prefill in two chunks, of which one is longer than DeltaNet's, then decode. */
 const STEPS = [21, 3, 1, 1] as const;
 const SMALL = { type: F32, kvType: 'f32', width: 64, contextLength: 64 } as const;
-/** Long enough for attention in several splits. */
-const LONG = { ...SMALL, architecture: 'plain', contextLength: 1100 } as const;
-const LONG_STEPS = [...new Array<number>(45).fill(24), 1] as const;
+/** A product of many rows and one of one, in every matrix of a model. */
+const TYPE_STEPS = [5, 1] as const;
+/** Attention in several splits: the CPU computes the beginning, Metal goes on from its saved sequence. */
+const LONG_BEGINNING = 1078;
+const LONG_STEPS = [2, 1] as const;
+const LONG = { ...SMALL, architecture: 'plain', contextLength: LONG_BEGINNING + 3 } as const;
 
 export function relativeRms(found: Float32Array, expected: Float32Array): number {
   let difference = 0;
@@ -58,26 +54,13 @@ function check(name: string, compare: () => number): Check {
     const passed = error < TOLERANCE;
     return { name, error, failure: passed ? undefined : `differs by ${error.toExponential(1)}` };
   } catch (cause) {
-    const error = backendError(cause);
-    return { name, error: undefined, failure: error instanceof Error ? error.message : String(error) };
+    return { name, error: undefined, failure: messageOf(cause) };
   }
 }
 
-function compareProducts(cpu: CpuAddon, metal: MetalAddon, type: number): number {
-  const random = randomSource(type + 1);
-  const weights = new Uint8Array(PRODUCT_ROWS * rowBytes(ggmlType(type), PRODUCT_COLS));
-  fillRandom(cpu, type, random, 1, weights);
-  let worst = 0;
-  for (const rows of INPUT_ROWS) {
-    const input = Float32Array.from({ length: rows * PRODUCT_COLS }, () => signed(random));
-    const found = new Float32Array(rows * PRODUCT_ROWS);
-    const expected = new Float32Array(found.length);
-    metal.multiply(type, weights, PRODUCT_COLS, PRODUCT_ROWS, input, rows, found);
-    cpu.multiply(type, 'exact', '', weights, PRODUCT_COLS, PRODUCT_ROWS, input, rows, expected);
-    const error = relativeRms(found, expected);
-    if (!(error <= worst)) worst = error;
-  }
-  return worst;
+function messageOf(cause: unknown): string {
+  const error = backendError(cause);
+  return error instanceof Error ? error.message : String(error);
 }
 
 function compareModels(
@@ -85,14 +68,61 @@ function compareModels(
   metal: BackendAddon,
   options: RandomModelOptions,
   steps: readonly number[] = STEPS,
+  beginning = 0,
 ): number {
   const model = randomModel(cpu, options);
-  const expected = runModel(cpu, model, steps);
-  const found = runModel(metal, model, steps);
+  const before = beginning === 0 ? undefined : stateAfter(cpu, model, beginning);
+  const expected = runModel(cpu, model, steps, before);
+  const found = runModel(metal, model, steps, before);
   const differs = expected.routes.findIndex((expert, at) => found.routes[at] !== expert);
   if (differs >= 0)
     throw new Error(`the router chose expert ${found.routes[differs]}, not ${expected.routes[differs]}`);
   return relativeRms(found.logits, expected.logits);
+}
+
+/** One line for all the kernels of a name, `matvec_q8_0` of `matvec_q8_0 (3 x 40)`. */
+function* kernelChecks(metal: MetalAddon, types: readonly number[]): Generator<Check> {
+  const unwanted = new Set(SUPPORTED_TYPE_IDS.filter((id) => !types.includes(id)).map(suffixOf));
+  let checks: KernelChecks;
+  try {
+    checks = new metal.KernelChecks();
+  } catch (cause) {
+    yield check('kernels', () => {
+      throw cause;
+    });
+    return;
+  }
+  const indices = new Map<string, number[]>();
+  checks.list().forEach(({ kernel }, index) => {
+    const family = /^(?:matvec|gated|matmul|tensor_matmul|embed)(_.+)$/.exec(kernel);
+    if (family !== null && unwanted.has(family[1]!)) return;
+    indices.set(kernel, [...(indices.get(kernel) ?? []), index]);
+  });
+  const list = checks.list();
+  for (const [kernel, which] of indices) yield kernelCheck(kernel, which, list, checks);
+}
+
+const suffixOf = (type: number): string => `_${ggmlType(type).name.toLowerCase()}`;
+
+function kernelCheck(
+  kernel: string,
+  which: readonly number[],
+  list: readonly KernelCheck[],
+  checks: KernelChecks,
+): Check {
+  let worst = 0;
+  try {
+    for (const index of which) {
+      const { shape, tolerance } = list[index]!;
+      const error = checks.run(index);
+      worst = Math.max(worst, error);
+      if (!(error <= tolerance))
+        return { name: kernel, error, failure: `too far from the CPU's result: ${shape}` };
+    }
+    return { name: kernel, error: worst, failure: undefined };
+  } catch (cause) {
+    return { name: kernel, error: undefined, failure: messageOf(cause) };
+  }
 }
 
 /** The checks one after the other, for these ggml types and types of keys and values. */
@@ -102,11 +132,11 @@ export function* metalChecks(
   types: readonly number[],
   kvTypes: readonly BackendConfig['kvType'][],
 ): Generator<Check> {
+  yield* kernelChecks(metal, types);
   for (const type of types) {
     const { name } = ggmlType(type);
-    yield check(`products of ${name}`, () => compareProducts(cpu, metal, type));
-    const options = { ...SMALL, architecture: 'hybrid', type, width: 256 } as const;
-    yield check(`a model of ${name}`, () => compareModels(cpu, metal, options));
+    const options = { ...SMALL, architecture: 'plain', type, width: 256 } as const;
+    yield check(`a model of ${name}`, () => compareModels(cpu, metal, options, TYPE_STEPS));
   }
   for (const architecture of ARCHITECTURES)
     yield check(`layers, ${architecture}`, () => compareModels(cpu, metal, { ...SMALL, architecture }));
@@ -114,7 +144,9 @@ export function* metalChecks(
     yield check(`keys and values as ${kvType}`, () =>
       compareModels(cpu, metal, { ...SMALL, architecture: 'plain', kvType }),
     );
-  yield check('attention over 1081 tokens', () => compareModels(cpu, metal, LONG, LONG_STEPS));
+  yield check(`attention over ${LONG.contextLength} tokens`, () =>
+    compareModels(cpu, metal, LONG, LONG_STEPS, LONG_BEGINNING),
+  );
 }
 
 /** Everything that the kernels can do. */

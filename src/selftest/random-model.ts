@@ -4,6 +4,7 @@
  */
 import { ggmlType, rowBytes } from '../model/ggml-types.ts';
 import {
+  type Backend,
   type BackendAddon,
   type BackendConfig,
   type CpuAddon,
@@ -196,52 +197,103 @@ export interface RunResult {
   readonly routes: number[];
 }
 
-/** Takes a sequence through the model in steps of these many rows. */
-export function runModel(addon: BackendAddon, model: RandomModel, steps: readonly number[]): RunResult {
-  const { config } = model;
-  const backend = new addon.Backend(config);
-  try {
+/** A sequence as it was saved, and the tokens that it holds. */
+export interface SavedRun {
+  readonly bytes: Uint8Array;
+  readonly positions: number;
+}
+
+const SEQUENCE = 1;
+
+/** A backend with the model in it, and the memory that it is bound to. */
+class ModelRun {
+  readonly backend: Backend;
+  private readonly model: RandomModel;
+  private readonly table: Int32Array;
+  private readonly ids: Int32Array;
+  private readonly slots: Float32Array;
+  private readonly random = randomSource(7);
+  private position = 0;
+
+  constructor(addon: BackendAddon, model: RandomModel) {
+    const { config } = model;
+    this.model = model;
+    this.table = new Int32Array(config.maxRows * ROW_WORDS);
+    this.ids = new Int32Array(config.maxRows * config.expertsPerToken);
+    this.slots = new Float32Array(config.maxRows * config.vocabulary);
+    this.backend = new addon.Backend(config);
     for (const { name, layer, type, cols, rows, bytes } of model.tensors)
-      backend.setTensor(name, layer, type, cols, rows, bytes);
+      this.backend.setTensor(name, layer, type, cols, rows, bytes);
     for (let layer = 0; layer < config.layers; layer++)
-      backend.setExpertTypes(layer, model.type, model.type, model.type);
-    backend.seal();
-    backend.bindSlab([model.slab]);
-    const total = steps.reduce((sum, rows) => sum + rows, 0);
-    const logits = new Float32Array(total * config.vocabulary);
-    const routes: number[] = [];
-    const table = new Int32Array(config.maxRows * ROW_WORDS);
-    const ids = new Int32Array(config.maxRows * config.expertsPerToken);
-    const slots = new Float32Array(config.maxRows * config.vocabulary);
-    backend.bindRows(table);
-    backend.bindRoutes(ids, new Float32Array(ids.length));
-    backend.bindLogits(slots);
-    const random = randomSource(7);
-    let position = 0;
-    for (const rows of steps) {
-      for (let row = 0; row < rows; row++) {
-        table[row * ROW_WORDS + ROW_TOKEN] = random() % config.vocabulary;
-        table[row * ROW_WORDS + ROW_POSITION] = position + row;
-        table[row * ROW_WORDS + ROW_SEQUENCE] = 1;
-      }
-      backend.begin(rows);
-      for (let layer = 0; layer < config.layers; layer++) {
-        backend.mix(layer);
-        const chosen = ids.subarray(0, rows * config.expertsPerToken);
-        routes.push(...chosen);
-        backend.shared(layer);
-        for (const expert of new Set(chosen)) {
-          const at = (layer * config.experts + expert) * 3 * model.matrixBytes;
-          backend.expert(layer, expert, 0, at, at + model.matrixBytes, at + 2 * model.matrixBytes);
-        }
-        backend.combine(layer);
-      }
-      backend.logits(0, rows, 0);
-      logits.set(slots.subarray(0, rows * config.vocabulary), position * config.vocabulary);
-      position += rows;
+      this.backend.setExpertTypes(layer, model.type, model.type, model.type);
+    this.backend.seal();
+    this.backend.bindSlab([model.slab]);
+    this.backend.bindRows(this.table);
+    this.backend.bindRoutes(this.ids, new Float32Array(this.ids.length));
+    this.backend.bindLogits(this.slots);
+  }
+
+  restore({ bytes, positions }: SavedRun): void {
+    this.backend.restoreSequence(SEQUENCE, bytes);
+    this.position = positions;
+  }
+
+  /** The logits of the next random tokens; notes what the router chose. */
+  step(rows: number, routes: number[]): Float32Array {
+    const { backend, model, table } = this;
+    const { config } = model;
+    for (let row = 0; row < rows; row++) {
+      table[row * ROW_WORDS + ROW_TOKEN] = this.random() % config.vocabulary;
+      table[row * ROW_WORDS + ROW_POSITION] = this.position + row;
+      table[row * ROW_WORDS + ROW_SEQUENCE] = SEQUENCE;
     }
-    return { logits, routes };
+    backend.begin(rows);
+    for (let layer = 0; layer < config.layers; layer++) {
+      backend.mix(layer);
+      const chosen = this.ids.subarray(0, rows * config.expertsPerToken);
+      routes.push(...chosen);
+      backend.shared(layer);
+      for (const expert of new Set(chosen)) {
+        const at = (layer * config.experts + expert) * 3 * model.matrixBytes;
+        backend.expert(layer, expert, 0, at, at + model.matrixBytes, at + 2 * model.matrixBytes);
+      }
+      backend.combine(layer);
+    }
+    this.position += rows;
+    backend.logits(0, rows, 0);
+    return this.slots.subarray(0, rows * config.vocabulary);
+  }
+}
+
+/** Takes a sequence, new or saved, through the model in steps of these many rows. */
+export function runModel(
+  addon: BackendAddon,
+  model: RandomModel,
+  steps: readonly number[],
+  from?: SavedRun,
+): RunResult {
+  const run = new ModelRun(addon, model);
+  try {
+    if (from !== undefined) run.restore(from);
+    const logits: number[] = [];
+    const routes: number[] = [];
+    for (const rows of steps) logits.push(...run.step(rows, routes));
+    return { logits: Float32Array.from(logits), routes };
   } finally {
-    backend.close();
+    run.backend.close();
+  }
+}
+
+/** The sequence after so many random tokens. */
+export function stateAfter(addon: BackendAddon, model: RandomModel, positions: number): SavedRun {
+  const run = new ModelRun(addon, model);
+  try {
+    for (let left = positions; left > 0; left -= model.config.maxRows)
+      run.step(Math.min(left, model.config.maxRows), []);
+    const bytes = new Uint8Array(run.backend.sequenceBytes(positions));
+    run.backend.saveSequence(SEQUENCE, bytes);
+    return { bytes, positions };
+  } finally {
+    run.backend.close();
   }
 }

@@ -1,16 +1,14 @@
-// The Metal backend as JavaScript sees it: the same object as the CPU's, what the device is, and one product for the
-// self-test.
+// The Metal backend as JavaScript sees it: the same object as the CPU's, what the device is, and its self-test.
 #include <napi.h>
 
-#include <cstring>
+#include <memory>
 #include <stdexcept>
-#include <string>
 
 #include "../../cpu/backend_object.h"
 #include "../../cpu/napi_arguments.h"
 #include "addon_extras.h"
 #include "backend.h"
-#include "products.h"
+#include "device_checks.h"
 
 namespace moestream::metal {
 namespace {
@@ -42,43 +40,46 @@ Napi::Value device(const Napi::CallbackInfo& info) {
   });
 }
 
-// (type, weights, cols, rows, activations, activation rows, out): the product that a model of this type would use.
-void multiply(const Napi::CallbackInfo& info) {
-  guarded(info.Env(), [&] {
-    const objc::Pool pool;
-    const TypeTraits* traits = find_type(type_id(info[0], "type"));
-    const auto weights = bytes_view(info[1], "weights");
-    const std::size_t cols = count(info[2], "cols");
-    const std::size_t rows = count(info[3], "rows");
-    const auto values = view<float>(info[4], "activations", "a Float32Array");
-    const std::size_t inputs = count(info[5], "activationRows");
-    const auto out = view<float>(info[6], "out", "a Float32Array");
-    if (traits == nullptr || cols == 0 || cols % traits->block_values != 0) {
-      throw std::invalid_argument("the type is not supported or cols are not whole blocks");
+// The device's checks, one after the other: new KernelChecks() compiles the kernels.
+class KernelChecks : public Napi::ObjectWrap<KernelChecks> {
+ public:
+  explicit KernelChecks(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KernelChecks>(info) {
+    guarded(info.Env(), [&] {
+      const objc::Pool pool;
+      checks_ = std::make_unique<DeviceChecks>();
+    });
+  }
+
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "KernelChecks",
+                       {InstanceMethod<&KernelChecks::list>("list"), InstanceMethod<&KernelChecks::run>("run")});
+  }
+
+ private:
+  Napi::Value list(const Napi::CallbackInfo& info) {
+    const Napi::Array result = Napi::Array::New(info.Env());
+    for (const gpu::Check& each : checks_->all()) {
+      const Napi::Object entry = Napi::Object::New(info.Env());
+      entry.Set("kernel", each.kernel);
+      entry.Set("shape", each.shape);
+      entry.Set("tolerance", each.tolerance);
+      result.Set(result.Length(), entry);
     }
-    if (weights.size() != rows * row_bytes(traits->type, cols) || values.size() != inputs * cols ||
-        out.size() != inputs * rows) {
-      throw std::invalid_argument("the arrays do not fit rows and cols");
-    }
-    const Device device = Device::system_default();
-    Submission submission(device.queue());
-    Kernels kernels(device);
-    Products products(kernels);
-    products.prepare(traits->type);
-    const Buffer matrix = device.buffer(weights.size());
-    const Buffer input = device.buffer(values.size_bytes());
-    const Buffer output = device.buffer(out.size_bytes());
-    std::memcpy(matrix.contents(), weights.data(), weights.size());
-    std::memcpy(input.contents(), values.data(), values.size_bytes());
-    const Product product{{traits->type, static_cast<std::uint32_t>(cols), static_cast<std::uint32_t>(rows), at(matrix)},
-                          at(output)};
-    Commands commands = submission.begin();
-    products.multiply(commands, at(input), {at(input), at(input), inputs, false}, {&product, 1});
-    submission.commit(std::move(commands));
-    submission.wait();
-    std::memcpy(out.data(), output.contents(), out.size_bytes());
-  });
-}
+    return result;
+  }
+
+  // (index): how far the results are from the CPU's
+  Napi::Value run(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const objc::Pool pool;
+      const std::size_t index = count(info[0], "index");
+      if (index >= checks_->all().size()) throw std::out_of_range("no such check");
+      return Napi::Number::New(info.Env(), checks_->run(checks_->all()[index]));
+    });
+  }
+
+  std::unique_ptr<DeviceChecks> checks_;
+};
 
 Napi::Value supports_type(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), find_type(type_id(info[0], "type")) != nullptr);
@@ -88,7 +89,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("Backend", BackendObject<Backend>::define(env));
   exports.Set("footprint", Napi::Function::New<footprint_of>(env, "footprint"));
   exports.Set("device", Napi::Function::New<device>(env, "device"));
-  exports.Set("multiply", Napi::Function::New<multiply>(env, "multiply"));
+  exports.Set("KernelChecks", KernelChecks::define(env));
   exports.Set("supportsType", Napi::Function::New<supports_type>(env, "supportsType"));
   add_extras(env, exports);
   return exports;

@@ -37,12 +37,12 @@ ModelConfig validated(ModelConfig config) {
   require(config.experts_per_token <= gpu::kMaxChoices,
           "at most " + std::to_string(gpu::kMaxChoices) + " experts per token");
   if (config.attention_layer_count() > 0) {
-    require(config.head_dim % gpu::kSimdWidth == 0 && config.head_dim <= gpu::kMaxHeadDim,
-            "heads of 32, 64, ... 256 values, not " + std::to_string(config.head_dim));
+    require(config.head_dim % 4 == 0 && config.head_dim <= gpu::kMaxHeadDim,
+            "heads of 4, 8, ... 256 values, not " + std::to_string(config.head_dim));
   }
   if (config.delta_layer_count() > 0) {
-    require(config.delta_head_dim % gpu::kSimdWidth == 0 && config.delta_head_dim <= gpu::kDeltaMaxDim,
-            "DeltaNet heads of 32, 64, 96 or 128 values, not " + std::to_string(config.delta_head_dim));
+    require(config.delta_head_dim % 8 == 0 && config.delta_head_dim <= gpu::kDeltaMaxDim,
+            "DeltaNet heads of 8, 16, ... 128 values, not " + std::to_string(config.delta_head_dim));
     require(config.conv_kernel >= 2 && config.conv_kernel <= gpu::kMaxConvKernel,
             "convolutions over 2 to " + std::to_string(gpu::kMaxConvKernel) + " tokens");
   }

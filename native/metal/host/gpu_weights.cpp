@@ -76,12 +76,12 @@ std::size_t small_bytes(const ModelConfig& config, const cpu::Weights& weights) 
 
 std::size_t alignment_of(TensorType type) {
   switch (type) {
-    case TensorType::F32:
     case TensorType::F16:
-    case TensorType::BF16:
+    case TensorType::BF16: return 16;
     case TensorType::Q4_K:
-    case TensorType::Q5_K: return 16;
+    case TensorType::Q5_K:
     case TensorType::IQ4_XS: return 8;
+    case TensorType::F32: return 4;
     case TensorType::MXFP4: return 1;
     default: return 2;
   }
