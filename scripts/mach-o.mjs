@@ -45,7 +45,11 @@ function* symbols(bytes, table) {
     // Debugging entries and local names are nobody else's business.
     if ((type & N_STAB) !== 0 || (type & N_EXT) === 0) continue;
     const ordinal = bytes.readUInt16LE(at + 6) >> 8;
-    yield { name: text(bytes, strings + bytes.readUInt32LE(at)), defined: (type & N_TYPE) !== N_UNDEFINED, ordinal };
+    yield {
+      name: text(bytes, strings + bytes.readUInt32LE(at)),
+      defined: (type & N_TYPE) !== N_UNDEFINED,
+      ordinal,
+    };
   }
 }
 

@@ -75,3 +75,4 @@ target_link_libraries(metal PRIVATE fake_metal_room metal_emulator emulated_kern
 add_executable(metal_misuse EXCLUDE_FROM_ALL native/metal/emu/objc/misuse.cpp)
 target_link_libraries(metal_misuse PRIVATE metal_room fake_metal_room metal_emulator emulated_kernels ${CMAKE_DL_LIBS})
 target_link_options(metal_misuse PRIVATE -rdynamic)
+set_target_properties(metal_misuse PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_LIBRARY_OUTPUT_DIRECTORY})

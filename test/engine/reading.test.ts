@@ -32,6 +32,8 @@ const MATRIX_BYTES = [
 interface Rig {
   readonly scheduler: ExpertScheduler;
   readonly computed: { layer: number; expert: number }[];
+  /** What a GPU does as late as it may: reads the slots of every expert that it was given. */
+  readBehind(): void;
   end(): Promise<{ bytesRead: number }>;
 }
 
@@ -70,9 +72,11 @@ interface RigOptions {
   readonly policy: Policy;
   readonly direct: boolean;
   readonly queueSlots: number;
+  readonly readsBehind: boolean;
 }
 
-function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: RigOptions): Rig {
+function startRig(options: RigOptions): Rig {
+  const { engine, split, mostUnderWay, policy, direct, queueSlots, readsBehind } = options;
   const io = loadIo();
   const { fd } = io.open(path, direct);
   const wakeFd = engine === 'uring' ? io.createWakeFd() : -1;
@@ -100,20 +104,31 @@ function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: R
     segments,
   });
   const computed: { layer: number; expert: number }[] = [];
+  const behind: (() => void)[] = [];
+  const readBehind = (): void => {
+    for (const look of behind.splice(0)) look();
+  };
+  const look = (layer: number, expert: number, segment: number, places: readonly number[]): void => {
+    places.forEach((at, span) => {
+      const { offsetBytes, strideBytes, byteLength } = layers[layer]!.spans[span]!;
+      const from = offsetBytes + expert * strideBytes;
+      const slot = Buffer.from(segments[segment]!.subarray(at, at + byteLength));
+      if (!slot.equals(content.subarray(from, from + byteLength)))
+        throw new Error(`wrong bytes: ${layer}/${expert}`);
+    });
+  };
   const scheduler = new ExpertScheduler({
     backend: {
       shared: () => {},
       expert: (layer, expert, segment, gate, up, down) => {
         computed.push({ layer, expert });
-        [gate, up, down].forEach((at, span) => {
-          const { offsetBytes, strideBytes, byteLength } = layers[layer]!.spans[span]!;
-          const from = offsetBytes + expert * strideBytes;
-          const slot = Buffer.from(segments[segment]!.subarray(at, at + byteLength));
-          if (!slot.equals(content.subarray(from, from + byteLength)))
-            throw new Error(`wrong bytes: ${layer}/${expert}`);
-        });
+        look(layer, expert, segment, [gate, up, down]);
+        if (readsBehind) behind.push(() => look(layer, expert, segment, [gate, up, down]));
       },
+      flush: () => {},
+      finish: readBehind,
     },
+    readsBehind,
     slab: new Slab(shape, policy),
     places,
     firstSegment: 0,
@@ -129,6 +144,7 @@ function startRig({ engine, split, mostUnderWay, policy, direct, queueSlots }: R
   return {
     scheduler,
     computed,
+    readBehind,
     end: async () => {
       control.shutDown();
       queue.interrupt();
@@ -155,6 +171,7 @@ describe.each(['threads', 'uring'] as const)('reading with %s', (engine) => {
           policy: fc.constantFrom(...POLICIES),
           direct: fc.boolean(),
           queueSlots: fc.constantFrom(2, 16, 128),
+          readsBehind: fc.boolean(),
         }),
         fc.array(step, { minLength: 1, maxLength: 40 }),
         async (options, steps) => {
@@ -163,6 +180,8 @@ describe.each(['threads', 'uring'] as const)('reading with %s', (engine) => {
             steps.forEach(({ ids, hints }, index) => {
               const layer = index % LAYERS;
               rig.computed.length = 0;
+              // The routes of a layer come behind all work of the layer before, and its prefetches.
+              rig.readBehind();
               // Twice each, as two rows of a batch would want them.
               expect(rig.scheduler.runLayer(layer, Int32Array.from([...ids, ...ids]), 2 * ids.length)).toBe(
                 true,

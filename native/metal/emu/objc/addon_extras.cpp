@@ -73,6 +73,7 @@ void inject(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void add_extras(Napi::Env env, Napi::Object exports) {
+  print_misuse(false);
   const Napi::Object emulator = Napi::Object::New(env);
   emulator.Set("reset", Napi::Function::New<reset>(env, "reset"));
   emulator.Set("counts", Napi::Function::New<counts>(env, "counts"));

@@ -3,7 +3,7 @@
 // Dispatches of a concurrent encoder without a barrier between them form a group and may run at once. Two of a group may
 // read the same bytes; if one writes what the other reads, a barrier is missing, and encoding says so. Two that write the
 // same buffer may mean different parts of it, which the bindings do not tell: those are watched when they run, by
-// comparing the buffer before and after, and only bytes that both changed are a missing barrier.
+// comparing the buffer before and after, and bytes that both changed are a missing barrier.
 #include <algorithm>
 #include <cstring>
 
@@ -154,11 +154,9 @@ void end_encoding(Encoder* encoder, Selector) {
 // What the watched dispatches of one group have changed so far.
 class Watch {
  public:
-  explicit Watch(std::size_t group) : group_(group) {}
-
-  std::size_t group() const { return group_; }
-
-  void run(const Dispatch& dispatch, const emu::Launch& launch) {
+  void run(const Dispatch& dispatch) {
+    emu::Launch launch = dispatch.launch;
+    launch.constants = dispatch.constants;
     std::vector<std::vector<std::byte>> before;
     for (const Use& use : dispatch.uses) {
       if (use.watched) before.emplace_back(use.begin, use.end);
@@ -201,7 +199,6 @@ class Watch {
     changes_.insert(changes_.end(), found.begin(), found.end());
   }
 
-  std::size_t group_;
   std::vector<Change> changes_;
 };
 
@@ -212,13 +209,16 @@ Encoder::~Encoder() {
   release(commands);
 }
 
+// A group runs last to first: a GPU may take it in any order, and the order that the host wrote would hide that some
+// dispatch needs what an earlier one of its group writes into a buffer that both may write.
 void execute(CommandBuffer& commands) {
-  Watch watch(0);
-  for (const Dispatch& dispatch : commands.dispatches) {
-    emu::Launch launch = dispatch.launch;
-    launch.constants = dispatch.constants;
-    if (dispatch.group != watch.group()) watch = Watch(dispatch.group);
-    watch.run(dispatch, launch);
+  const std::vector<Dispatch>& all = commands.dispatches;
+  for (std::size_t begin = 0; begin < all.size();) {
+    std::size_t end = begin;
+    while (end < all.size() && all[end].group == all[begin].group) ++end;
+    Watch watch;
+    for (std::size_t i = end; i-- > begin;) watch.run(all[i]);
+    begin = end;
   }
 }
 

@@ -92,11 +92,14 @@ void missing_barrier_between_writes() {
   Host host;
   auto* const values = reinterpret_cast<float*>(host.a.contents());
   auto* const others = reinterpret_cast<float*>(host.b.contents());
-  for (std::size_t i = 0; i < kCount; ++i) values[i] = others[i] = 1.0f + static_cast<float>(i);
+  for (std::size_t i = 0; i < kCount; ++i) {
+    values[i] = 1.0f + static_cast<float>(i);
+    others[i] = 2.0f + static_cast<float>(i);
+  }
   const CommandBuffer commands = host.queue.command_buffer();
   const Encoder encoder = commands.concurrent_encoder();
   host.encode(encoder, host.a, host.a, host.c);
-  host.encode(encoder, host.b, host.d, host.c);
+  host.encode(encoder, host.b, host.b, host.c);
   encoder.end();
   finish(commands);
 }

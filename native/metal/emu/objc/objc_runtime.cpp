@@ -16,6 +16,7 @@ namespace {
 std::mutex names_mutex;
 std::deque<Class> classes;
 thread_local std::vector<std::vector<Object*>> pools;
+std::atomic<bool> printing{true};
 
 void nothing_there(Object*, Selector) {}
 
@@ -26,9 +27,11 @@ void nothing_there(Object*, Selector) {}
 }  // namespace
 
 void misuse(const std::string& sentence) {
-  std::fprintf(stderr, "fake Metal: %s\n", sentence.c_str());
+  if (printing) std::fprintf(stderr, "fake Metal: %s\n", sentence.c_str());
   throw Misuse("fake Metal: " + sentence);
 }
+
+void print_misuse(bool wanted) { printing = wanted; }
 
 Selector intern(const std::string& name) {
   static std::map<std::string, std::unique_ptr<std::string>> names;

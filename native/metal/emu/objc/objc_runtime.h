@@ -14,14 +14,16 @@
 
 namespace moestream::fake {
 
-// A call that Metal's validation would stop, or that would leak or crash. Also printed, because a destructor of the host
-// may be on the way.
+// A call that Metal's validation would stop, or that would leak or crash.
 class Misuse : public std::logic_error {
  public:
   using std::logic_error::logic_error;
 };
 
+// Throws Misuse. Says so on stderr too, because a destructor of the host may be on the way; not in an add-on, where every
+// sentence becomes an error of JavaScript's.
 [[noreturn]] void misuse(const std::string& sentence);
+void print_misuse(bool wanted);
 
 using Selector = const char*;  // one address per name
 Selector intern(const std::string& name);
