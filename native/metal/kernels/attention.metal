@@ -110,6 +110,18 @@ kernel void attention_prepare(device float *query [[buffer(0)]],            // (
   }
 }
 
+// Lanes that differ in `kDistance` share 2 * kDistance parts of sums: each keeps half of them and adds the other's.
+template <ushort kDistance>
+static inline void exchange(thread float *parts, uint lane) {
+  const bool upper = (lane & kDistance) != 0;
+#pragma unroll
+  for (uint i = 0; i < kDistance; ++i) {
+    const float given = upper ? parts[i] : parts[i + kDistance];
+    const float kept = upper ? parts[i + kDistance] : parts[i];
+    parts[i] = kept + simd_shuffle_xor(given, kDistance);
+  }
+}
+
 constant constexpr uint kDimsPerLane = kMaxHeadDim / kSimdWidth;
 
 constant constexpr uint kSimdgroups = kAttentionThreads / kSimdWidth;
@@ -127,6 +139,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
   threadgroup float maxima[kSimdgroups];
   threadgroup float sums[kSimdgroups];
   threadgroup float outputs[kSimdgroups * kMaxHeadDim];
+  threadgroup float weights[kSimdgroups * kSimdWidth];
 
   const uint dim = arguments.head_dim;
   const uint row = arguments.first_row + group.y;
@@ -152,7 +165,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
   float maximum = -INFINITY;
   float sum = 0.0f;
   for (uint tile = begin + kSimdWidth * simdgroup; tile < end; tile += kAttentionThreads) {
-    float score = 0.0f;
+    float products[8];
 #pragma unroll
     for (uint step = 0; step < 8; ++step) {
       const uint position = min(tile + 4 * step + lane / 8, end - 1);
@@ -163,14 +176,15 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
         const uint at = 4 * (lane % 8 + 8 * j);
         if (at < dim) four = fma(Kv::four(key, at), query_fours[j], four);
       }
-      float product = (four[0] + four[1]) + (four[2] + four[3]);
-      for (ushort distance = 4; distance > 0; distance /= 2) product += simd_shuffle_xor(product, distance);
-      // Position 4 * step + g is with the lanes from 8 * g on; lane l keeps that of position l.
-      const float mine = simd_shuffle(product, ushort(8 * (lane % 4)));
-      score = lane / 4 == step ? mine : score;
+      products[step] = (four[0] + four[1]) + (four[2] + four[3]);
     }
-    const bool inside = tile + lane < end;
-    score = inside ? score * arguments.scale : -INFINITY;
+    // Eight lanes with eight parts of sums each become eight lanes with one sum each: lane i of them that of step i.
+    exchange<4>(products, lane);
+    exchange<2>(products, lane);
+    exchange<1>(products, lane);
+    const uint offset = 4 * (lane % 8) + lane / 8;
+    const bool inside = tile + offset < end;
+    const float score = inside ? products[0] * arguments.scale : -INFINITY;
     const float larger = max(maximum, simd_max(score));
     const float weight = inside ? exp_float(score - larger) : 0.0f;
     const float shrink = maximum == -INFINITY ? 0.0f : exp_float(maximum - larger);
@@ -178,10 +192,12 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     maximum = larger;
 #pragma unroll
     for (uint j = 0; j < kDimsPerLane; ++j) output[j] *= shrink;
+    weights[simdgroup * kSimdWidth + offset] = weight;
+    simdgroup_barrier(mem_flags::mem_threadgroup);
     const uint count = min(kSimdWidth + 0u, end - tile);
 #pragma unroll 4
     for (uint p = 0; p < count; ++p) {
-      const float of_position = simd_shuffle(weight, ushort(p));
+      const float of_position = weights[simdgroup * kSimdWidth + p];
       device const uchar *value = values + cache + ulong(tile + p) * arguments.row_bytes;
 #pragma unroll
       for (uint j = 0; j < kDimsPerLane; ++j) {
@@ -189,6 +205,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
         if (at < dim) output[j] = fma(of_position, Kv::one(value, at), output[j]);
       }
     }
+    simdgroup_barrier(mem_flags::mem_threadgroup);  // before the next tile's weights
   }
 
   if (lane == 0) {

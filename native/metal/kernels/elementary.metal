@@ -19,19 +19,21 @@ kernel void rms_norm(device float *stream [[buffer(0)]],        // (rows, count)
                      uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   threadgroup float partial[kRowThreads / kSimdWidth];
   const ulong row = ulong(group.x) * arguments.count;
-  float squares = 0.0f;
-  for (uint i = thread_index; i < arguments.count; i += kRowThreads) {
-    float value = stream[row + i];
+  float4 squares = float4(0.0f);
+  for (uint i = 4 * thread_index; i < arguments.count; i += 4 * kRowThreads) {
+    float4 value = *(device const float4 *)(stream + row + i);
     if (arguments.add != 0) {
-      value += addend[row + i];
-      stream[row + i] = value;
+      value += *(device const float4 *)(addend + row + i);
+      *(device float4 *)(stream + row + i) = value;
     }
     squares = fma(value, value, squares);
   }
-  const float sum = threadgroup_sum(squares, partial, lane, simdgroup, kRowThreads / kSimdWidth);
+  const float sum = threadgroup_sum((squares[0] + squares[1]) + (squares[2] + squares[3]), partial, lane, simdgroup,
+                                    kRowThreads / kSimdWidth);
   const float scale = 1.0f / precise::sqrt(sum / float(arguments.count) + arguments.epsilon);
-  for (uint i = thread_index; i < arguments.count; i += kRowThreads) {
-    normed[row + i] = stream[row + i] * scale * weight[i];
+  for (uint i = 4 * thread_index; i < arguments.count; i += 4 * kRowThreads) {
+    *(device float4 *)(normed + row + i) =
+        *(device const float4 *)(stream + row + i) * scale * *(device const float4 *)(weight + i);
   }
 }
 
@@ -59,17 +61,24 @@ kernel void combine(device const float *routed [[buffer(0)]],        // (rows, c
   const ulong row = ulong(group.x) * hidden;
   device const float *weights = route_weights + group.x * arguments.choices;
   const float shared_gate = arguments.shared != 0 ? sigmoid(shared_score[group.x]) : 0.0f;
-  float squares = 0.0f;
-  for (uint i = thread_index; i < hidden; i += kRowThreads) {
-    float sum = 0.0f;
-    for (uint k = 0; k < arguments.choices; ++k) sum += routed[row * arguments.choices + k * hidden + i] * weights[k];
-    if (arguments.shared != 0) sum += shared[row + i] * shared_gate;
-    const float value = stream[row + i] + sum;
-    stream[row + i] = value;
+  float4 squares = float4(0.0f);
+  for (uint i = 4 * thread_index; i < hidden; i += 4 * kRowThreads) {
+    float4 sum = float4(0.0f);
+#pragma unroll 4
+    for (uint k = 0; k < arguments.choices; ++k) {
+      sum += *(device const float4 *)(routed + row * arguments.choices + k * hidden + i) * weights[k];
+    }
+    if (arguments.shared != 0) sum += *(device const float4 *)(shared + row + i) * shared_gate;
+    const float4 value = *(device const float4 *)(stream + row + i) + sum;
+    *(device float4 *)(stream + row + i) = value;
     squares = fma(value, value, squares);
   }
-  const float sum = threadgroup_sum(squares, partial, lane, simdgroup, kRowThreads / kSimdWidth);
+  const float sum = threadgroup_sum((squares[0] + squares[1]) + (squares[2] + squares[3]), partial, lane, simdgroup,
+                                    kRowThreads / kSimdWidth);
   if (arguments.norm == 0) return;
   const float scale = 1.0f / precise::sqrt(sum / float(hidden) + arguments.epsilon);
-  for (uint i = thread_index; i < hidden; i += kRowThreads) normed[row + i] = stream[row + i] * scale * norm[i];
+  for (uint i = 4 * thread_index; i < hidden; i += 4 * kRowThreads) {
+    *(device float4 *)(normed + row + i) =
+        *(device const float4 *)(stream + row + i) * scale * *(device const float4 *)(norm + i);
+  }
 }
