@@ -11,7 +11,7 @@ import { describe, expect, it } from 'vitest';
 import { type ReadEngine, ReaderPool } from '../../dist/engine/stages.js';
 import { loadIo } from '../../dist/native.js';
 import { ControlBlock } from '../../dist/pipeline/control.js';
-import { POLICIES, type Policy } from '../../dist/pipeline/eviction.js';
+import { NONE, POLICIES, type Policy } from '../../dist/pipeline/eviction.js';
 import { ExpertLayout, type LayerSource, slotBytesOf } from '../../dist/pipeline/expert-layout.js';
 import { FetchQueue } from '../../dist/pipeline/fetch-queue.js';
 import { allocateShared } from '../../dist/pipeline/memory.js';
@@ -117,19 +117,25 @@ function startRig(options: RigOptions): Rig {
         throw new Error(`wrong bytes: ${layer}/${expert}`);
     });
   };
+  const slab = new Slab(shape, policy);
   const scheduler = new ExpertScheduler({
     backend: {
       shared: () => {},
       expert: (layer, expert, segment, gate, up, down) => {
         computed.push({ layer, expert });
         look(layer, expert, segment, [gate, up, down]);
-        if (readsBehind) behind.push(() => look(layer, expert, segment, [gate, up, down]));
+        if (!readsBehind) return;
+        behind.push(() => {
+          // A slot that was given away may be overwritten any moment, even if it is not yet.
+          if (slab.find(layer, expert) === NONE) throw new Error(`slot given away: ${layer}/${expert}`);
+          look(layer, expert, segment, [gate, up, down]);
+        });
       },
       flush: () => {},
       finish: readBehind,
     },
     readsBehind,
-    slab: new Slab(shape, policy),
+    slab,
     places,
     firstSegment: 0,
     layout: new ExpertLayout(layers, [fileBytes], split),

@@ -43,4 +43,9 @@ void Submission::drain() noexcept {
   under_way_.clear();
 }
 
+void Dispatch::refuse_threads(std::size_t threads) const {
+  throw GpuError(kGpuUnavailable, "a kernel needs " + std::to_string(threads) + " threads together, this GPU runs " +
+                                      std::to_string(pipeline_.max_threads()));
+}
+
 }  // namespace moestream::metal

@@ -69,7 +69,7 @@ class Submission {
 // Binds and runs one kernel.
 class Dispatch {
  public:
-  Dispatch(Commands& commands, const Pipeline& pipeline) : commands_(commands) {
+  Dispatch(Commands& commands, const Pipeline& pipeline) : commands_(commands), pipeline_(pipeline) {
     commands_.encoder().pipeline(pipeline);
   }
 
@@ -84,13 +84,18 @@ class Dispatch {
     return *this;
   }
 
+  // Throws GpuError on a device that does not run so many threads of this kernel together.
   void run(Size groups, std::size_t threads) {
+    if (threads > pipeline_.max_threads()) refuse_threads(threads);
     commands_.encoder().dispatch(groups, {threads, 1, 1});
     commands_.count_dispatch();
   }
 
  private:
+  [[noreturn]] void refuse_threads(std::size_t threads) const;
+
   Commands& commands_;
+  const Pipeline& pipeline_;
 };
 
 }  // namespace moestream::metal

@@ -15,6 +15,7 @@ constexpr Unsigned kStorageShared = 0;      // MTLResourceStorageModeShared, haz
 constexpr Unsigned kDispatchConcurrent = 1; // MTLDispatchTypeConcurrent
 constexpr Unsigned kScopeBuffers = 1;       // MTLBarrierScopeBuffers
 constexpr Unsigned kStatusCompleted = 4;    // MTLCommandBufferStatusCompleted
+constexpr Unsigned kSimdWidth = 32;
 
 // MTLCommandBufferError
 constexpr long kErrorTimeout = 2;
@@ -65,8 +66,13 @@ std::size_t Buffer::bytes() const {
 }
 
 Pipeline::Pipeline(Owned object) : object_(std::move(object)) {
-  static const Method<Unsigned()> message("maxTotalThreadsPerThreadgroup");
-  max_threads_ = message(id());
+  static const Method<Unsigned()> most("maxTotalThreadsPerThreadgroup");
+  static const Method<Unsigned()> width("threadExecutionWidth");
+  max_threads_ = most(id());
+  if (width(id()) != kSimdWidth) {
+    throw GpuError(kGpuUnavailable, "the kernels need simdgroups of " + std::to_string(kSimdWidth) + " threads, this GPU has " +
+                                        std::to_string(width(id())));
+  }
 }
 
 std::vector<std::string> Library::functions() const {

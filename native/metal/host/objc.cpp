@@ -21,8 +21,11 @@ Libraries open_libraries() {
   void* const runtime = dlopen("/usr/lib/libobjc.A.dylib", RTLD_LAZY | RTLD_GLOBAL);
   void* const foundation =
       dlopen("/System/Library/Frameworks/Foundation.framework/Foundation", RTLD_LAZY | RTLD_GLOBAL);
+  // Without this one a program without windows is given no default device.
+  void* const graphics =
+      dlopen("/System/Library/Frameworks/CoreGraphics.framework/CoreGraphics", RTLD_LAZY | RTLD_GLOBAL);
   void* const metal = dlopen("/System/Library/Frameworks/Metal.framework/Metal", RTLD_LAZY | RTLD_GLOBAL);
-  return foundation == nullptr ? Libraries{} : Libraries{runtime, metal};
+  return foundation == nullptr || graphics == nullptr ? Libraries{} : Libraries{runtime, metal};
 #else
   Dl_info here;
   if (dladdr(reinterpret_cast<void*>(&open_libraries), &here) == 0) return {};

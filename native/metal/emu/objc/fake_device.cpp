@@ -149,6 +149,7 @@ void define_libraries(const Class& root) {
   Class& pipeline = define<Pipeline>("MTLFakePipeline", &root);
   method(pipeline, "maxTotalThreadsPerThreadgroup",
          [](Pipeline* self, Selector) { return Unsigned{self->kernel->max_threads}; });
+  method(pipeline, "threadExecutionWidth", [](Pipeline*, Selector) { return Unsigned{emu::kSimdWidth}; });
 }
 
 void define_memory(const Class& root) {
