@@ -1,9 +1,9 @@
 // Command buffers on their way to the GPU: encoded, committed in order, waited for once.
 //
-// `begin` gives a buffer to encode into, `commit` sends it off: so work can be prepared while
-// something else is still missing, and whoever lets go of a buffer without a commit has undone it. A commit never waits; `wait` waits
-// for everything committed and throws what any of it failed with. Work is committed only when all the bytes that it reads
-// are in memory: the system ends command buffers that wait for long, and takes the process's other work with them.
+// `begin` gives a buffer to encode into and `commit` sends it off: so work can be prepared while something else is still
+// missing, and whoever lets go of a buffer without a commit has undone it. A commit never waits; `wait` waits for
+// everything committed and throws what any of it failed with. Work is committed only when all the bytes that it reads are
+// in memory: the system ends command buffers that wait for long, and takes the process's other work with them.
 #pragma once
 
 #include <cstdint>
