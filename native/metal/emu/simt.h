@@ -67,7 +67,7 @@ struct Options {
   std::uint64_t seed = 1;           // of the random order
   std::uint32_t os_threads = 1;     // that share the threadgroups of a dispatch
   bool strict_barrier = true;       // every thread of a threadgroup reaches every barrier, and the same one
-  bool require_full_simd = true;    // simdgroup functions only with all lanes that are still running
+  bool require_full_simd = true;    // simdgroup functions only with all lanes, ended ones included
   bool poison = true;               // threadgroup memory starts as NaN
 };
 

@@ -96,7 +96,7 @@ export function generate(flavour, input) {
 
 const [flavour, input, output] = process.argv.slice(2);
 if (output === undefined) {
-  console.error('usage: node generate.mjs emulated|strict|cuda in.metal out.cpp');
+  process.stderr.write('usage: node generate.mjs emulated|strict|cuda in.metal out.cpp\n');
   process.exit(2);
 }
 fs.writeFileSync(output, generate(flavour, input));
