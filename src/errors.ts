@@ -57,6 +57,14 @@ export const ERROR_CODES = [
   'ABORTED',
   /** The engine is closed, or busy with another generation. */
   'ENGINE_STATE',
+  /** There is no GPU that this can use here, or its kernels do not compile. */
+  'GPU_UNAVAILABLE',
+  /** The GPU broke off its work. */
+  'GPU_FAILED',
+  /** The system ended the GPU's work because it took too long. */
+  'GPU_TIMEOUT',
+  /** The GPU was removed, or may not be used any more. */
+  'GPU_LOST',
   /** The native add-ons are missing or do not load. */
   'NATIVE_MISSING',
   /** A rule that must always hold does not: a bug in moestream. */

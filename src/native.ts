@@ -1,5 +1,5 @@
 /**
- * The two native add-ons as TypeScript sees them, and their loader.
+ * The native add-ons as TypeScript sees them, and their loader.
  *
  * This file is the contract between the languages. Native code takes typed-array views, never a SharedArrayBuffer
  * itself (Node 20 cannot pass one), keeps a reference to every view it is given, and is called with numbers only on the
@@ -7,7 +7,7 @@
  * exact up to 2^53, far beyond any file.
  */
 import { createRequire } from 'node:module';
-import { MoestreamError } from './errors.ts';
+import { ERROR_CODES, type ErrorCode, MoestreamError } from './errors.ts';
 
 /** native/io: opening model files and reading them into the slab. Every function may be called from any thread. */
 export interface IoAddon {
@@ -31,6 +31,8 @@ export interface IoAddon {
   cachedBytes(fd: number, sizeBytes: number): number;
   /** Asks the system to forget the file's pages. False where there is no way to ask. */
   dropCached(fd: number): boolean;
+  /** The system's page size. */
+  pageBytes(): number;
   /** The name of an errno value, such as `EIO`. */
   errnoName(errno: number): string;
   /** 0 when this process may use io_uring, otherwise the errno that says why not. */
@@ -130,10 +132,13 @@ export const ROW_POSITION = 1;
 export const ROW_SEQUENCE = 2;
 
 /**
- * native/cpu: one model on the CPU. Driven in steps of one layer for a batch of rows; a row is one token of one
+ * native/cpu and native/metal: one model. Driven in steps of one layer for a batch of rows; a row is one token of one
  * sequence. Rows of one sequence stand together in rising position. Used from one thread.
  *
  *     begin(rows); for each layer { mix; shared; expert for every selected expert, in any order; combine }; logits
+ *
+ * A GPU works behind its calls: only `mix`, `logits` and `finish` wait for it. The bytes given to `expert` must stay as
+ * they are until one of these three has returned, or `abandon`.
  */
 export interface Backend {
   /**
@@ -208,10 +213,18 @@ export interface Backend {
     downScalesByte?: number,
     downBiasesByte?: number,
   ): void;
+  /** Starts what has been asked for so far: call it before sleeping. No effect on the CPU, whose calls do their work. */
+  flush(): void;
+  /** Returns when no expert given so far is read any more: its slots may be given away. */
+  finish(): void;
   /** Weighted sum in router order, shared expert's gate, residual. */
   combine(layer: number): void;
   /** Final norm and LM head for `rowCount` rows from `firstRow` into the bound logits from slot `firstSlot`. */
   logits(firstRow: number, rowCount: number, firstSlot: number): void;
+  /** Gives up the step under way, if there is one; its sequences are to be reset. Nothing reads the slab afterwards. */
+  abandon(): void;
+  /** What went to the GPU since the backend was made. */
+  counts?(): SubmissionCounts;
   /** Ends the backend's threads and frees its memory; any later call throws. */
   close(): void;
 }
@@ -240,16 +253,28 @@ export interface RouterProbe {
   ): void;
 }
 
-export interface CpuAddon {
+export interface SubmissionCounts {
+  readonly commandBuffers: number;
+  readonly dispatches: number;
+  /** How often the CPU waited for the GPU. */
+  readonly waits: number;
+}
+
+export interface BackendAddon {
   readonly Backend: new (config: BackendConfig) => Backend;
+  /** What a backend of this configuration will allocate, without allocating it. Throws for what it cannot run. */
+  footprint(config: BackendConfig): BackendFootprint;
+  /** Whether the backend multiplies matrices of this type. */
+  supportsType(type: number): boolean;
+}
+
+export interface CpuAddon extends BackendAddon {
   readonly RouterProbe: new (
     layers: number,
     hidden: number,
     experts: number,
     rmsEpsilon: number,
   ) => RouterProbe;
-  /** What a backend of this configuration will allocate, without allocating it. */
-  footprint(config: BackendConfig): BackendFootprint;
   /**
    * Dequantises whole blocks of a type into float32: the reference that tests hold against golden vectors. Of an affine type
    * all codes stand first, then all scales, then all biases.
@@ -260,8 +285,61 @@ export interface CpuAddon {
    * laid out as `dequantize` takes them. Throws for other types and values.
    */
   quantize(type: number, values: Float32Array, blocks: Uint8Array): void;
-  /** Whether the backend multiplies matrices of this type. */
-  supportsType(type: number): boolean;
+  /** The sets of instructions that this processor has kernels for, the one that is used first. */
+  instructionSets(): string[];
+}
+
+export interface MetalDevice {
+  readonly name: string;
+  readonly unifiedMemory: boolean;
+  readonly maxBufferBytes: number;
+  /** What the system lets the GPU use at once without moving things about. */
+  readonly workingSetBytes: number;
+  /** Whether the dense weights can be kept resident between command buffers. */
+  readonly residencySets: boolean;
+}
+
+export interface KernelCheck {
+  readonly kernel: string;
+  readonly shape: string;
+  /** How far a result may be from the CPU's, as a part of the largest one. */
+  readonly tolerance: number;
+}
+
+export interface KernelChecks {
+  list(): KernelCheck[];
+  /** Runs the check of this index; infinite when a result is no number. */
+  run(index: number): number;
+}
+
+export interface MetalAddon extends BackendAddon {
+  /** Throws GPU_UNAVAILABLE where there is none. */
+  device(): MetalDevice;
+  /** Every kernel against the CPU's code on random data. Making one compiles the kernels. */
+  readonly KernelChecks: new () => KernelChecks;
+  /** Controls of the emulated GPU, where the add-on was built on it. */
+  readonly emulator?: unknown;
+}
+
+export const BACKENDS = ['cpu', 'metal'] as const;
+export type BackendName = (typeof BACKENDS)[number];
+
+const HINTS: Partial<Record<ErrorCode, string>> = {
+  GPU_UNAVAILABLE: 'Use --backend cpu; `moestream doctor` says more.',
+  GPU_FAILED: 'Use --backend cpu, or a smaller --memory; `moestream doctor` checks the GPU.',
+  GPU_TIMEOUT: 'Use a smaller --chunk, or --backend cpu.',
+  GPU_LOST: 'Start again, or use --backend cpu.',
+  MODEL_UNSUPPORTED: 'Use --backend cpu.',
+  PLAN_REFUSED: 'Use a smaller --context, or --backend cpu.',
+};
+
+/** What a backend threw, as a MoestreamError where it carries a code of ours. */
+export function backendError(cause: unknown): unknown {
+  if (!(cause instanceof Error) || MoestreamError.is(cause) || !('code' in cause)) return cause;
+  const code = ERROR_CODES.find((each) => each === cause.code);
+  if (code === undefined) return cause;
+  const hint = HINTS[code];
+  return new MoestreamError(code, cause.message, { cause, ...(hint === undefined ? {} : { hint }) });
 }
 
 /** Restores a saved sequence. Throws STATE_REFUSED for bytes that are damaged, of another model or too long. */
@@ -269,9 +347,7 @@ export function restoreSequence(backend: Backend, sequence: number, from: Uint8A
   try {
     backend.restoreSequence(sequence, from);
   } catch (cause) {
-    const refused = cause instanceof Error && 'code' in cause && cause.code === 'STATE_REFUSED';
-    if (!refused) throw cause;
-    throw new MoestreamError('STATE_REFUSED', cause.message, { cause });
+    throw backendError(cause);
   }
 }
 
@@ -291,3 +367,24 @@ function load(name: 'io' | 'cpu'): unknown {
 
 export const loadIo = (): IoAddon => load('io') as IoAddon;
 export const loadCpu = (): CpuAddon => load('cpu') as CpuAddon;
+
+/** The Metal add-on: Apple's on macOS, on Linux the one on the emulator, where that was built. */
+export function loadMetal(): MetalAddon {
+  const mac = process.platform === 'darwin';
+  try {
+    return require(`../build/${mac ? '' : 'emulator/'}Release/metal.node`) as MetalAddon;
+  } catch (cause) {
+    throw new MoestreamError(
+      'GPU_UNAVAILABLE',
+      mac ? 'the native add-on metal.node does not load' : 'Metal is only on macOS',
+      {
+        hint: mac
+          ? 'Run `npm run build` in the moestream folder.'
+          : 'To run the Metal backend on an emulated GPU: `npm run build:emulator`, which needs clang 19.',
+        cause,
+      },
+    );
+  }
+}
+
+export const loadBackend = (name: BackendName): BackendAddon => (name === 'metal' ? loadMetal() : loadCpu());

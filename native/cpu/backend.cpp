@@ -20,8 +20,6 @@
 namespace moestream::cpu {
 namespace {
 
-constexpr std::size_t kRowWords = 4;
-
 ModelConfig validated(ModelConfig config) {
   config.validate();
   return config;
@@ -145,36 +143,6 @@ void Backend::expect_layer(Next next, std::size_t layer, const char* call) const
   }
 }
 
-Batch Backend::read_batch(std::size_t row_count) const {
-  Batch batch;
-  std::vector<bool> seen(config_.max_sequences, false);
-  for (std::size_t r = 0; r < row_count; ++r) {
-    const std::int32_t* const words = rows_.data() + r * kRowWords;
-    // A negative word becomes a number beyond every bound.
-    const Row row{static_cast<std::size_t>(words[0]), static_cast<std::size_t>(words[1]),
-                  static_cast<std::size_t>(words[2])};
-    const std::string name = "row " + std::to_string(r);
-    if (row.token >= config_.vocabulary) refuse(name + " has token " + std::to_string(words[0]));
-    if (row.sequence >= config_.max_sequences) refuse(name + " has sequence " + std::to_string(words[2]));
-    const bool continues = !batch.runs.empty() && batch.runs.back().sequence == row.sequence;
-    if (!continues) {
-      if (seen[row.sequence]) refuse(name + ": the rows of a sequence must stand together");
-      if (!sequences_.settled(row.sequence)) refuse(name + ": the sequence's last step did not end; reset it");
-      seen[row.sequence] = true;
-      batch.runs.push_back({r, 0, row.sequence});
-    }
-    Run& run = batch.runs.back();
-    const std::size_t expected = sequences_.token_count(row.sequence) + run.row_count;
-    if (row.position != expected || row.position >= config_.context_length) {
-      refuse(name + " has position " + std::to_string(words[1]) + ", its sequence goes on at " +
-             std::to_string(expected) + " of " + std::to_string(config_.context_length));
-    }
-    ++run.row_count;
-    batch.rows.push_back(row);
-  }
-  return batch;
-}
-
 void Backend::embed() {
   const Matrix& table = weights_.global().embedding;
   const RowReader reader(table);
@@ -192,7 +160,7 @@ void Backend::begin(std::size_t row_count) {
   if (!sealed_) refuse("begin before seal");
   if (rows_.empty() || route_ids_.empty()) refuse("begin before bindRows and bindRoutes");
   if (row_count == 0 || row_count > config_.max_rows) refuse("a step has 1 to maxRows rows");
-  batch_ = read_batch(row_count);
+  batch_ = read_batch(config_, sequences_, rows_, row_count);
   for (const Run& run : batch_.runs) sequences_.extend(run.sequence, run.row_count);
   embed();
   next_ = Next::kMix;

@@ -11,28 +11,17 @@
 #include <span>
 #include <vector>
 
+#include "expert_places.h"
 #include "moe.h"
 #include "step.h"
 #include "weights.h"
 
 namespace moestream::cpu {
 
-// Where a matrix of an expert begins in its slab segment, in bytes.
-struct MatrixPlace {
-  std::size_t data;
-  std::size_t scales = 0;  // of affine types, where the arrays lie apart
-  std::size_t biases = 0;
-  bool apart = false;
-};
-
-struct ExpertPlaces {
-  MatrixPlace gate;
-  MatrixPlace up;
-  MatrixPlace down;
-};
-
 class Backend {
  public:
+  struct Scope {};  // nothing is needed around a call
+
   // Throws std::invalid_argument, std::length_error or std::bad_alloc.
   explicit Backend(ModelConfig config);
 
@@ -60,8 +49,13 @@ class Backend {
   void copy_stream(std::size_t row, std::span<float> into) const;
   void shared(std::size_t layer);
   void expert(std::size_t layer, std::size_t expert, std::size_t segment, const ExpertPlaces& places);
+  // Work is done when its call returns, so there is nothing to send off or to wait for.
+  void flush() {}
+  void finish() {}
   void combine(std::size_t layer);
   void logits(std::size_t first_row, std::size_t row_count, std::size_t first_slot);
+  // Leaves the step under way; its sequences stay unsettled.
+  void abandon() { next_ = Next::kBegin; }
 
  private:
   enum class Next { kBegin, kMix, kCombine, kLogits };
@@ -71,7 +65,6 @@ class Backend {
   void leave_step_of(std::size_t sequence);
   void expect(Next next, const char* call) const;
   void expect_layer(Next next, std::size_t layer, const char* call) const;
-  Batch read_batch(std::size_t row_count) const;
   void embed();
   void norm_stream(std::size_t first_row, std::size_t row_count, const Vector& weight);
   void add_mixed();

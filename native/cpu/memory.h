@@ -54,6 +54,8 @@ class Memory {
     return {reinterpret_cast<Value*>(base_ + slice.byte_offset), slice.count};
   }
 
+  std::span<std::byte> all() const { return {base_, bytes_}; }
+
  private:
   std::byte* base_ = nullptr;
   std::size_t bytes_ = 0;

@@ -2,6 +2,7 @@
 add_room(cpu
   native/cpu/attention.cpp
   native/cpu/backend.cpp
+  native/cpu/batch.cpp
   native/cpu/codebooks.cpp
   native/cpu/delta_net.cpp
   native/cpu/dequantize.cpp
@@ -43,7 +44,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   add_with_flags(native/cpu/fast/avx2.cpp "-mavx2;-mf16c")
   add_with_flags(native/cpu/fast/avx512.cpp "${avx512_flags}")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
+  # zig has its own words for processors.
+  if(DEFINED MOESTREAM_ZIG)
+    add_with_flags(native/cpu/fast/neon.cpp "-mcpu=generic+dotprod")
+  else()
+    add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
+  endif()
 endif()
 
 add_addon(cpu native/cpu/addon.cpp)

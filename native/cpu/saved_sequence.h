@@ -10,18 +10,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <stdexcept>
+#include <string>
 
 #include "model_config.h"
+#include "moestream/coded_error.h"
 #include "sequence_state.h"
 #include "weights.h"
 
 namespace moestream::cpu {
 
 // Bytes that cannot become a sequence of this backend.
-class StateRefused : public std::runtime_error {
+class StateRefused : public CodedError {
  public:
-  using std::runtime_error::runtime_error;
+  explicit StateRefused(const std::string& sentence) : CodedError("STATE_REFUSED", sentence) {}
 };
 
 // What must be equal for a state to mean the same: the shape, the precision, and the weights by samples of them.

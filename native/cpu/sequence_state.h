@@ -32,6 +32,8 @@ class SequenceStore {
   bool settled(std::size_t sequence) const { return sequences_[sequence].settled; }
   void extend(std::size_t sequence, std::size_t tokens);
   void settle(std::size_t sequence) { sequences_[sequence].settled = true; }
+  // A step that had been taken for ended turns out not to have.
+  void unsettle(std::size_t sequence) { sequences_[sequence].settled = false; }
   void reset(std::size_t sequence);
   // `to` forgets what it was and becomes what `from` is.
   void copy(std::size_t from, std::size_t to);
@@ -39,6 +41,10 @@ class SequenceStore {
   // All that a sequence of so many positions remembers, in an order that depends on the configuration alone; nothing
   // for 0 positions.
   std::vector<std::span<std::byte>> parts(std::size_t sequence, std::size_t positions) const;
+
+  // All keys and values, and all states: for a backend that lets a GPU at them.
+  std::span<std::byte> kv_memory() const { return kv_.all(); }
+  std::span<std::byte> state_memory() const { return state_.all(); }
 
   static std::size_t kv_bytes(const ModelConfig& config);
   static std::size_t state_bytes(const ModelConfig& config);

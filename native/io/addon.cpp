@@ -1,5 +1,6 @@
 // The read add-on: the thin skin between file_reader, memory and JavaScript. No state: every reader thread loads it.
 #include <napi.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <system_error>
@@ -93,6 +94,10 @@ Napi::Value drop(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), drop_cached(fd_argument(info, 0)));
 }
 
+Napi::Value page_bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(sysconf(_SC_PAGESIZE)));
+}
+
 // The short name that people search for; strerror gives only the sentence.
 Napi::Value errno_name(const Napi::CallbackInfo& info) {
   const int number = static_cast<int>(count_argument(info, 0, "errno"));
@@ -119,6 +124,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
   exports.Set("cachedBytes", Napi::Function::New<cached>(env, "cachedBytes"));
   exports.Set("dropCached", Napi::Function::New<drop>(env, "dropCached"));
+  exports.Set("pageBytes", Napi::Function::New<page_bytes>(env, "pageBytes"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
   moestream::io::export_uring(env, exports);
   return exports;

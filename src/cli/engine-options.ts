@@ -6,6 +6,8 @@
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import {
+  BACKEND_CHOICES,
+  type BackendChoice,
   IO_ENGINES,
   IO_MODES,
   type IoEngine,
@@ -54,6 +56,7 @@ export interface EngineFlags extends MixFlags {
   readonly chunk?: number;
   readonly precision?: Precision;
   readonly kvType?: KvType;
+  readonly backend?: BackendChoice;
   readonly expertsPerToken?: number;
   readonly predict?: string;
   readonly lookahead?: number;
@@ -91,6 +94,7 @@ const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])
   ['--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer],
   ['--precision <name>', 'how matrices are multiplied (default fast)', PRECISIONS],
   ['--kv-type <name>', 'how keys and values are kept (default f16, in precision exact f32)', KV_TYPES],
+  ['--backend <name>', 'what computes (default auto: Metal where it works)', BACKEND_CHOICES],
   ['--experts-per-token <n>', "overrides the model's own number of experts", integer],
   [
     '--predict <names>',

@@ -7,6 +7,7 @@ import { addBench, withLlamaBenchSpelling } from './bench.ts';
 import { addCompare } from './compare.ts';
 import { addConfig } from './config.ts';
 import { addDiskbench } from './diskbench.ts';
+import { addDoctor } from './doctor.ts';
 import { EXIT_FAILURE, EXIT_OK, EXIT_USAGE, exitCodeOf } from './exit-codes.ts';
 import { addGenerate } from './generate.ts';
 import { addInspect } from './inspect.ts';
@@ -63,6 +64,7 @@ function createProgram(): Command {
   addTune(program, interruptible);
   addConfig(program);
   addResearch(program, interruptible);
+  addDoctor(program, version);
   // Subcommands are made before they inherit anything, so each is told.
   for (const command of program.commands) command.exitOverride().showSuggestionAfterError();
   return program;

@@ -10,6 +10,7 @@
 import { randomInt } from 'node:crypto';
 import { MoestreamError } from '../errors.ts';
 import { type Model, openModel } from '../model/model.ts';
+import type { BackendName } from '../native.ts';
 import type { MemoryPlan } from '../pipeline/plan.ts';
 import { EMPTY } from '../pipeline/ring.ts';
 import type { TraceHeader } from '../pipeline/routing-trace.ts';
@@ -117,6 +118,11 @@ export class Engine {
 
   get vocabularySize(): number {
     return this.pipeline.config.vocabulary;
+  }
+
+  /** What computes. */
+  get backend(): BackendName {
+    return this.pipeline.backend;
   }
 
   /** Whether files are read past the page cache. */

@@ -21,6 +21,9 @@ export type IoEngine = (typeof IO_ENGINES)[number];
 export const PRECISIONS = ['fast', 'exact'] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
+export const BACKEND_CHOICES = ['auto', 'metal', 'cpu'] as const;
+export type BackendChoice = (typeof BACKEND_CHOICES)[number];
+
 export const KV_TYPES = ['f32', 'f16', 'q8_0'] as const;
 export type KvType = (typeof KV_TYPES)[number];
 
@@ -75,6 +78,11 @@ export interface OpenOptions {
    * about a quarter of the memory. Default: f16 in `fast`, f32 in `exact`.
    */
   readonly kvType?: KvType;
+  /**
+   * What computes. `auto` is Metal on macOS when its self-test passes, otherwise the CPU. Metal multiplies float32 whatever
+   * the precision. Default auto.
+   */
+  readonly backend?: BackendChoice;
   /** Overrides the number of experts per token that the model was trained with. */
   readonly expertsPerToken?: number;
   /**
@@ -118,6 +126,7 @@ export interface EngineSettings {
   readonly chunk: number | undefined;
   readonly precision: Precision;
   readonly kvType: KvType;
+  readonly backend: BackendChoice;
   readonly expertsPerToken: number | undefined;
   /** Undefined: nobody predicts. */
   readonly predict: Prediction | undefined;
@@ -220,6 +229,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
     chunk: options.chunk === undefined ? undefined : integerBetween('chunk', options.chunk, 1, CHUNK_MAX),
     precision,
     kvType: oneOf('kvType', options.kvType ?? (precision === 'fast' ? 'f16' : 'f32'), KV_TYPES),
+    backend: oneOf('backend', options.backend ?? 'auto', BACKEND_CHOICES),
     expertsPerToken:
       expertsPerToken === undefined
         ? undefined

@@ -10,7 +10,7 @@
 import { join } from 'node:path';
 import { invariant, MoestreamError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
-import { type BackendConfig, type IoAddon, loadIo } from '../native.ts';
+import { type BackendConfig, type BackendName, type IoAddon, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
 import { FetchQueue, LANE_DEMAND, LANE_PREFETCH } from '../pipeline/fetch-queue.ts';
 import { allocateShared, formatBytes } from '../pipeline/memory.ts';
@@ -26,6 +26,7 @@ import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
 import type { PredictTotals } from '../workers/predict-contract.ts';
 import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
+import { chooseBackend } from './backend-choice.ts';
 import { Forecaster } from './forecaster.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
@@ -112,12 +113,14 @@ export class Pipeline {
   private readonly compute: StageHandle<ComputeSetup, ComputeRun, ComputeTotals>;
   private readonly forecaster: Forecaster;
   private readonly sample: StageHandle<SampleSetup, SampleRun, SampleTotals>;
+  readonly backend: BackendName;
   private sampleReady = false;
   private active: ActiveRun | undefined;
   private trace: SpscRing | undefined;
 
-  static async start(model: Model, settings: EngineSettings): Promise<Pipeline> {
+  static async start(model: Model, given: EngineSettings): Promise<Pipeline> {
     const io = loadIo();
+    const settings = { ...given, backend: chooseBackend(model, given) };
     const planned = planOf(model, settings);
     const paths = model.files.map((file) => file.path);
     const files = openModelFiles(io, paths, settings.io, settings.notice);
@@ -161,6 +164,7 @@ export class Pipeline {
     );
     this.readers = new ReaderPool(engine, settings.readers);
     this.readEngine = engine;
+    this.backend = settings.backend === 'metal' ? 'metal' : 'cpu';
     this.recorder?.lookAt(countersOf({ ...this.rings, ...this.forecaster.rings }, this.queue));
   }
 
@@ -303,6 +307,7 @@ export class Pipeline {
     const forecast = this.forecaster.rings;
     return {
       backend: this.config,
+      backendName: this.backend,
       control: this.control.words,
       queue: this.queue.handle(),
       tickets: this.tickets.words,

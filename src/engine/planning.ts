@@ -8,7 +8,7 @@
  */
 import { MoestreamError } from '../errors.ts';
 import type { Model } from '../model/model.ts';
-import { type BackendConfig, loadCpu } from '../native.ts';
+import { type BackendConfig, type BackendFootprint, backendError, loadBackend } from '../native.ts';
 import { LOGITS_SLOTS } from '../pipeline/messages.ts';
 import { type MemoryPlan, planMemory } from '../pipeline/plan.ts';
 import { planResidents, type ResidentPlan } from '../pipeline/residents.ts';
@@ -61,8 +61,17 @@ function planWith(model: Model, settings: EngineSettings, chunk: number): Planne
     expertsPerToken: config.expertsPerToken,
     layers: model.tensors.experts,
     denseBytes: residents.totalBytes,
-    footprint: loadCpu().footprint(config),
+    footprint: footprintOf(config, settings),
     logitsBytes: LOGITS_SLOTS * config.vocabulary * 4,
   });
   return { plan, config, residents };
+}
+
+/** A choice that nobody has made yet counts as the CPU. */
+function footprintOf(config: BackendConfig, settings: EngineSettings): BackendFootprint {
+  try {
+    return loadBackend(settings.backend === 'metal' ? 'metal' : 'cpu').footprint(config);
+  } catch (cause) {
+    throw backendError(cause);
+  }
 }

@@ -6,6 +6,7 @@
  */
 import { z } from 'zod';
 import {
+  BACKEND_CHOICES,
   type EngineSettings,
   IO_ENGINES,
   IO_MODES,
@@ -49,6 +50,7 @@ export const SETTING_KINDS = {
   chunk: whole,
   precision: z.enum(PRECISIONS),
   kvType: z.enum(KV_TYPES),
+  backend: z.enum(BACKEND_CHOICES),
   expertsPerToken: whole,
   predict: z.string().max(100),
   lookahead: whole,

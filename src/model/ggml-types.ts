@@ -83,6 +83,16 @@ function table(): ReadonlyMap<number, GgmlType> {
 /** Every type of the format by its id, supported or not. */
 export const GGML_TYPES: ReadonlyMap<number, GgmlType> = table();
 
+/** The types that can be computed with. */
+export const SUPPORTED_TYPE_IDS: readonly number[] = SUPPORTED.map(([id]) => id);
+
+/** The type of that number, of a tensor that has passed the checks; so an unknown one is our bug. */
+export function ggmlType(id: number): GgmlType {
+  const type = GGML_TYPES.get(id);
+  if (type === undefined) throw new MoestreamError('INTERNAL', `no ggml type has the number ${id}`);
+  return type;
+}
+
 const BY_NAME: ReadonlyMap<string, GgmlType> = new Map(
   [...GGML_TYPES.values()].map((type) => [type.name, type]),
 );

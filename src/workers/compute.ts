@@ -9,8 +9,10 @@ import type { VectorChange } from '../model/places.ts';
 import {
   type Backend,
   type BackendConfig,
+  type BackendName,
+  backendError,
   type IoAddon,
-  loadCpu,
+  loadBackend,
   loadIo,
   ROW_POSITION,
   ROW_SEQUENCE,
@@ -48,6 +50,7 @@ export interface LoadedTensor {
 
 export interface ComputeSetup {
   readonly backend: BackendConfig;
+  readonly backendName: BackendName;
   readonly control: Int32Array<SharedArrayBuffer>;
   readonly queue: FetchQueueHandle;
   readonly tickets: Int32Array<SharedArrayBuffer>;
@@ -135,7 +138,11 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     this.rows = new Int32Array(maxRows * ROW_WORDS);
     this.ids = new Int32Array(maxRows * expertsPerToken);
     this.weights = new Float32Array(maxRows * expertsPerToken);
-    this.backend = this.createBackend();
+    try {
+      this.backend = this.createBackend();
+    } catch (cause) {
+      throw backendError(cause);
+    }
     this.scheduler = this.createScheduler(loadIo());
   }
 
@@ -143,6 +150,18 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     const run = new Run(this.setup, request, this.backend);
     this.scheduler.beginRun();
     this.scheduler.takeHints = () => this.acceptHints(run);
+    try {
+      return this.runSteps(run, request);
+    } catch (cause) {
+      throw backendError(cause);
+    } finally {
+      // A step that broke off must leave neither work on a GPU nor slots that wait for it.
+      this.backend.abandon();
+      this.scheduler.releaseBehind();
+    }
+  }
+
+  private runSteps(run: Run, request: ComputeRun): ComputeTotals {
     this.backend.resetSequence(SEQUENCE);
     trace.beginLaps();
     trace.markLap(TRACE.runBegin, 0, request.promptTokens, 0, 0);
@@ -177,7 +196,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
 
   private createBackend(): Backend {
     const { setup } = this;
-    const backend = new (loadCpu().Backend)(setup.backend);
+    const backend = new (loadBackend(setup.backendName).Backend)(setup.backend);
     for (const { name, layer, type, cols, rows, parts, change } of setup.dense) {
       const [bytes, scales, biases] = parts.map(({ segment, segmentBytes, byteLength }) =>
         setup.segments[segment]!.subarray(segmentBytes, segmentBytes + byteLength),
@@ -203,6 +222,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     const { places } = placeSlots(setup.slab);
     return new ExpertScheduler({
       backend: this.backend,
+      readsBehind: setup.backendName !== 'cpu',
       slab: new Slab(setup.slab, setup.policy),
       places,
       firstSegment: setup.firstSlabSegment,

@@ -9,6 +9,9 @@
  * has been computed gives its slot back. That is also how a prefill chunk, whose union of experts may be larger than the
  * whole slab, streams through it.
  *
+ * A GPU reads a slot after `expert` has returned, so its slots stay pinned until the next layer's routes are there, which
+ * is behind all of this layer's work, or until `finish` has waited because a slot is needed now.
+ *
  * Invariant: an expert is computed only from a slot whose every chunk has arrived. A failed read ends the layer with a
  * typed error; nothing is skipped.
  */
@@ -34,10 +37,12 @@ import { PrefetchController } from './prefetch-controller.ts';
 import { PrefetchLedger } from './prefetch-ledger.ts';
 
 /** The part of the backend that this file drives. */
-export type ExpertBackend = Pick<Backend, 'shared' | 'expert'>;
+export type ExpertBackend = Pick<Backend, 'shared' | 'expert' | 'flush' | 'finish'>;
 
 export interface SchedulerParts {
   readonly backend: ExpertBackend;
+  /** Whether the backend still reads a slot when `expert` has returned. */
+  readonly readsBehind: boolean;
   readonly slab: Slab;
   /** Where each slot's memory is; segments count from the slab's first. */
   readonly places: readonly SlotPlace[];
@@ -92,6 +97,9 @@ export class ExpertScheduler {
   /** Slots whose reads are under way. */
   private readonly loading: Int32Array;
   private loadingCount = 0;
+  /** Slots that the backend may still be reading. */
+  private readonly behind: Int32Array;
+  private behindCount = 0;
 
   constructor(parts: SchedulerParts) {
     this.parts = parts;
@@ -108,6 +116,7 @@ export class ExpertScheduler {
     this.done = new Uint8Array(parts.experts);
     this.seenIn = new Int32Array(parts.experts);
     this.loading = new Int32Array(slots);
+    this.behind = new Int32Array(slots);
   }
 
   get counters(): ExpertCounters {
@@ -126,6 +135,7 @@ export class ExpertScheduler {
     const { backend } = this.parts;
     this.layerNow = layer;
     this.insideLayer = true;
+    this.releaseBehind();
     this.collect(ids, idCount);
     this.wantedBy[layer] = this.wantedCount;
     this.acceptedFor[layer] = 0;
@@ -180,6 +190,12 @@ export class ExpertScheduler {
   private limitNow(): number {
     const rows = Math.max(1, this.wantedBy[this.layerNow]! / this.parts.expertsPerToken);
     return Math.ceil(this.controller.limit * rows);
+  }
+
+  /** Gives back the slots that the backend has read. Only when it is known to have ended. */
+  releaseBehind(): void {
+    for (let index = 0; index < this.behindCount; index++) this.parts.slab.unpin(this.behind[index]!);
+    this.behindCount = 0;
   }
 
   private collect(ids: Int32Array, idCount: number): void {
@@ -283,7 +299,8 @@ export class ExpertScheduler {
     const { slab } = this.parts;
     for (; this.nextMiss < this.wantedCount; this.nextMiss++) {
       if (this.slotOf[this.nextMiss] !== NONE || this.done[this.nextMiss] === 1) continue;
-      if (!slab.canAdmit(layer) || this.queueIsFull(layer, this.wanted[this.nextMiss]!)) return true;
+      if (!slab.canAdmit(layer) && !this.waitForBackend(layer)) return true;
+      if (this.queueIsFull(layer, this.wanted[this.nextMiss]!)) return true;
       const slot = this.issue(layer, this.wanted[this.nextMiss]!, LANE_DEMAND);
       if (slot === NONE) return false;
       slab.pin(slot);
@@ -303,6 +320,14 @@ export class ExpertScheduler {
     if (this.loadingCount === 0) return false;
     layout.chunksOf(layer, expert, this.chunks);
     return queue.waiting(LANE_DEMAND) + this.chunks.count > queue.slots;
+  }
+
+  /** Whether a slot for this layer came free by waiting for the backend. */
+  private waitForBackend(layer: number): boolean {
+    if (this.behindCount === 0) return false;
+    this.parts.backend.finish();
+    this.releaseBehind();
+    return this.parts.slab.canAdmit(layer);
   }
 
   /** Admits an expert and queues its chunks. NONE when the pipeline stops before all of them are queued. */
@@ -382,7 +407,8 @@ export class ExpertScheduler {
         );
       } else this.computeSpans(layer, expert, segment, bytes, roles);
       trace.lap(TRACE.expert, layer, expert, 0, 0);
-      slab.unpin(slot);
+      if (this.parts.readsBehind) this.behind[this.behindCount++] = slot;
+      else slab.unpin(slot);
       this.slotOf[index] = NONE;
       this.done[index] = 1;
       computed++;
@@ -466,7 +492,8 @@ export class ExpertScheduler {
   /** Sleeps until a load has ended. False when the pipeline is stopping. */
   private waitForArrival(layer: number): boolean {
     const { clock } = this;
-    const { tickets, control, readTimeoutMillis } = this.parts;
+    const { backend, tickets, control, readTimeoutMillis } = this.parts;
+    backend.flush();
     const startMillis = clock.nowMillis();
     let waiting = true;
     while (waiting) {

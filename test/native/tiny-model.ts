@@ -4,7 +4,13 @@
  * Widths are chosen against convenience: 72 and 40 are no multiple of the 32 lanes of a dot product, and experts lie at
  * odd bytes of the slab.
  */
-import { type Backend, type BackendConfig, loadCpu, ROW_WORDS } from '../../dist/native.js';
+import {
+  type Backend,
+  type BackendAddon,
+  type BackendConfig,
+  loadCpu,
+  ROW_WORDS,
+} from '../../dist/native.js';
 import type { ExpertMatrices, Model, Tensor } from './reference.js';
 
 const F32 = 0;
@@ -158,18 +164,28 @@ export class Driver {
   readonly weights: Float32Array;
   readonly logits: Float32Array;
   readonly #slab: Uint8Array;
+  readonly #firstByte: number;
 
-  constructor(model: Model, changes: Partial<BackendConfig> = {}) {
+  /** A GPU reads float32 from multiples of 4 bytes only; the CPU from anywhere. */
+  constructor(
+    model: Model,
+    changes: Partial<BackendConfig> = {},
+    addon: BackendAddon = loadCpu(),
+    firstByte = 3,
+  ) {
+    this.#firstByte = firstByte;
     this.config = { ...model.config, ...changes };
     const { layers, experts, expertsPerToken, expertWidth, hidden, maxRows, vocabulary } = this.config;
-    this.backend = new (loadCpu().Backend)(this.config);
+    this.backend = new addon.Backend(this.config);
     setTensors(this.backend, model);
     this.backend.seal();
     this.rows = new Int32Array(new SharedArrayBuffer(maxRows * ROW_WORDS * 4));
     this.ids = new Int32Array(new SharedArrayBuffer(maxRows * expertsPerToken * 4));
     this.weights = new Float32Array(new SharedArrayBuffer(maxRows * expertsPerToken * 4));
     this.logits = new Float32Array(new SharedArrayBuffer(maxRows * vocabulary * 4));
-    this.#slab = new Uint8Array(new SharedArrayBuffer(layers * experts * 3 * expertWidth * hidden * 4 + 3));
+    this.#slab = new Uint8Array(
+      new SharedArrayBuffer(layers * experts * 3 * expertWidth * hidden * 4 + firstByte),
+    );
     model.experts.forEach((matrices, layer) => {
       for (let expert = 0; expert < experts; expert++) {
         [matrices.gate, matrices.up, matrices.down].forEach((matrix, which) => {
@@ -192,7 +208,7 @@ export class Driver {
   }
 
   #at(layer: number, expert: number, which: number): number {
-    return 3 + ((layer * this.config.experts + expert) * 3 + which) * this.#matrixBytes();
+    return this.#firstByte + ((layer * this.config.experts + expert) * 3 + which) * this.#matrixBytes();
   }
 
   begin(rows: readonly StepRow[]): void {

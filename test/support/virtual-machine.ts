@@ -91,7 +91,10 @@ export class VirtualMachine {
       backend: {
         shared: () => this.compute(options.sharedMicros),
         expert: () => this.compute(options.expertMicros),
+        flush: () => {},
+        finish: () => {},
       },
+      readsBehind: false,
       slab: this.slab,
       places: placeSlots(shape).places,
       firstSegment: 0,
