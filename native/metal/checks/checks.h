@@ -20,10 +20,12 @@ struct Check {
   std::function<double(Runner&)> distance;
 };
 
+// Of all kernels but those that need Metal 4.
 std::vector<Check> all_checks();
 
 // By topic.
 void add_product_checks(std::vector<Check>& checks);
+void add_tensor_checks(std::vector<Check>& checks);  // tensor.metal
 void add_affine_checks(std::vector<Check>& checks);
 void add_elementary_checks(std::vector<Check>& checks);
 void add_router_checks(std::vector<Check>& checks);

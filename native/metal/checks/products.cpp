@@ -74,7 +74,7 @@ double check_gated(Runner& runner, TensorType type) {
   return distance(y, expected);
 }
 
-double check_matmul(Runner& runner, TensorType type) {
+double check_tiles(Runner& runner, TensorType type, const std::string& kernel) {
   Random random(13);
   const std::size_t cols = cpu::traits_of(type).block_values == 256 ? 512 : 160;
   const std::size_t inputs = 35;
@@ -88,13 +88,17 @@ double check_matmul(Runner& runner, TensorType type) {
   }
   std::vector<float> y(inputs * matrix.rows);
   MatmulArguments arguments{static_cast<uint>(cols), 37, static_cast<uint>(inputs), 1};
-  runner.run({"matmul_" + lower_name(type),
+  runner.run({kernel + lower_name(type),
               {bound(0, matrix.bytes), bound(1, x), bound(2, y), bound_arguments(3, arguments), bound(4, from),
                bound(5, to)},
               {groups_of(matrix.rows, kMatmulRows), groups_of(inputs, kMatmulInputs), 1},
               kMatmulThreads});
   return distance(y, product(matrix, x, from, to, inputs));
 }
+
+double check_matmul(Runner& runner, TensorType type) { return check_tiles(runner, type, "matmul_"); }
+
+double check_tensor(Runner& runner, TensorType type) { return check_tiles(runner, type, "tensor_matmul_"); }
 
 double check_embed(Runner& runner, TensorType type) {
   Random random(14);
@@ -116,29 +120,32 @@ double check_embed(Runner& runner, TensorType type) {
   return same_bits(stream, expected);
 }
 
+struct Kind {
+  const char* name;
+  const char* shape;
+  double tolerance;
+  double (*function)(Runner&, TensorType);
+};
+
+void add_for_every_type(std::vector<Check>& checks, const Kind& kind) {
+  for (const cpu::TypeTraits& traits : cpu::supported_types()) {
+    const TensorType type = traits.type;
+    checks.push_back({kind.name + lower_name(type), kind.shape, kind.tolerance,
+                      [type, function = kind.function](Runner& runner) { return function(runner, type); }});
+  }
+}
+
 }  // namespace
 
 void add_product_checks(std::vector<Check>& checks) {
-  using Function = double (*)(Runner&, TensorType);
-  struct Kind {
-    const char* name;
-    const char* shape;
-    double tolerance;
-    Function function;
-  };
-  constexpr std::array<Kind, 4> kinds{{
-      {"matvec_", "segments of 13 and 5 rows, 3 inputs", kTolerance, check_matvec},
-      {"gated_", "6 rows, 2 inputs", kTolerance, check_gated},
-      {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul},
-      {"embed_", "3 of 9 rows", 0, check_embed},
-  }};
-  for (const Kind& kind : kinds) {
-    for (const cpu::TypeTraits& traits : cpu::supported_types()) {
-      const TensorType type = traits.type;
-      checks.push_back({kind.name + lower_name(type), kind.shape, kind.tolerance,
-                        [type, function = kind.function](Runner& runner) { return function(runner, type); }});
-    }
-  }
+  add_for_every_type(checks, {"matvec_", "segments of 13 and 5 rows, 3 inputs", kTolerance, check_matvec});
+  add_for_every_type(checks, {"gated_", "6 rows, 2 inputs", kTolerance, check_gated});
+  add_for_every_type(checks, {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul});
+  add_for_every_type(checks, {"embed_", "3 of 9 rows", 0, check_embed});
+}
+
+void add_tensor_checks(std::vector<Check>& checks) {
+  add_for_every_type(checks, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
 }
 
 }  // namespace moestream::gpu

@@ -7,6 +7,8 @@ namespace moestream::metal {
 
 Kernels::Kernels(const Device& device) : device_(device) {
   for (const KernelSource& source : kernel_sources()) {
+    // Without units for them, tensor products are slower than the tiles of matmul.metal.
+    if (source.metal4 && !device.tensor_units()) continue;
     try {
       libraries_.push_back(device.library(std::string(source.text), source.metal4 ? kLanguage40 : kLanguage31));
     } catch (const GpuError& error) {

@@ -194,6 +194,12 @@ bool Device::unified_memory() const {
   return message(object_.get());
 }
 
+bool Device::tensor_units() const {
+  static const Method<bool(long)> message("supportsFamily:");
+  constexpr long kApple10 = 1010;  // MTLGPUFamilyApple10
+  return message(object_.get(), kApple10);
+}
+
 std::size_t Device::max_buffer_bytes() const {
   static const Method<Unsigned()> message("maxBufferLength");
   return message(object_.get());

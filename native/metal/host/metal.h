@@ -138,6 +138,8 @@ class Device {
 
   std::string name() const;
   bool unified_memory() const;
+  // Whether matrix products have units of their own (M5 and later).
+  bool tensor_units() const;
   std::size_t max_buffer_bytes() const;
   std::size_t working_set_bytes() const;
   Queue queue() const;

@@ -116,9 +116,10 @@ static inline void exchange(thread float *parts, uint lane) {
   const bool upper = (lane & kDistance) != 0;
 #pragma unroll
   for (uint i = 0; i < kDistance; ++i) {
-    const float given = upper ? parts[i] : parts[i + kDistance];
-    const float kept = upper ? parts[i + kDistance] : parts[i];
-    parts[i] = kept + simd_shuffle_xor(given, kDistance);
+    // By value: a choice between two places would keep the array in memory.
+    const float low = parts[i];
+    const float high = parts[i + kDistance];
+    parts[i] = (upper ? high : low) + simd_shuffle_xor(upper ? low : high, kDistance);
   }
 }
 

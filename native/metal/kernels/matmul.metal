@@ -1,51 +1,18 @@
 // Products with many input rows: a threadgroup unpacks a tile of weights once and multiplies it with 32 inputs, in
 // simdgroup matrices of floats.
-//
-// A part of a block reaches over up to 128 columns (the planes of the 2-bit and 3-bit formats), so a weight tile is 32
-// rows by 128 columns: 16 KB. Inputs are gathered by `from` into a tile of 32 columns at a time. With the largest
-// codebook that is 28 KB of the 32 that a threadgroup has.
 #include <metal_stdlib>
 
 #include "arguments.h"
 #include "formats.h"
-#include "products.h"
+#include "tiles.h"
 
 #pragma METAL fp contract(off)
 
 using namespace metal;
 using namespace moestream::gpu;
 
-constant constexpr uint kTileCols = 128;
-constant constexpr uint kSliceCols = 32;
 // Sums over every fourth eight of columns, added at the end: one float sum over 4096 columns would be off by 2e-6.
 constant constexpr uint kChains = kSliceCols / 8;
-
-// Rows beyond the matrix are its last row, columns beyond it are zero.
-template <class F>
-static inline void unpack_tile(device const uchar *weights, constant MatmulArguments &arguments, uint first_row,
-                               uint first_col, threadgroup const uint *book, threadgroup float *tile,
-                               uint thread_index) {
-  const uint parts_per_block = uint(F::kBlockValues) / uint(F::kPart);
-  const uint parts_per_row = kTileCols / uint(F::kPart);
-  const uint runs_per_scale = uint(F::kPart) / 4 / uint(F::kScales);
-  for (uint i = thread_index; i < kMatmulRows * parts_per_row; i += kMatmulThreads) {
-    const uint row = i / parts_per_row;
-    const uint index = first_col / uint(F::kPart) + i % parts_per_row;
-    const bool inside = index < arguments.cols / uint(F::kPart);
-    const uint block = index / parts_per_block;
-    const uint part = index % parts_per_block;
-    device const uchar *from = weights + min(first_row + row, arguments.rows - 1) * row_bytes<F>(arguments.cols);
-    Part<F> found;
-    F::unpack(from + ulong(inside ? block : 0) * uint(F::kBlockBytes), part, book, found);
-#pragma unroll
-    for (uint run = 0; run < uint(F::kPart) / 4; ++run) {
-      float4 values = found.codes[run] * found.scales[run / runs_per_scale];
-      if (F::kHasMinimum != 0) values = values - found.minimums[run / runs_per_scale];
-      const uint col = block * uint(F::kBlockValues) + F::column(part, run) - first_col;
-      *(threadgroup float4 *)(tile + row * kTileCols + col) = inside ? values : float4(0.0f);
-    }
-  }
-}
 
 template <class F>
 kernel void matmul(device const uchar *weights [[buffer(0)]], device const float *x [[buffer(1)]],  // (rows, cols)
@@ -73,14 +40,7 @@ kernel void matmul(device const uchar *weights [[buffer(0)]], device const float
   for (uint col = 0; col < arguments.cols; col += kTileCols) {
     unpack_tile<F>(weights, arguments, first_row, col, book, weight_tile, thread_index);
     for (uint slice = 0; slice < kTileCols && col + slice < arguments.cols; slice += kSliceCols) {
-      for (uint i = thread_index; i < kMatmulInputs * kSliceCols / 4; i += kMatmulThreads) {
-        const uint row = i / (kSliceCols / 4);
-        const uint at = col + slice + 4 * (i % (kSliceCols / 4));
-        const uint input = min(first_input + row, arguments.inputs - 1);
-        const uint from_row = arguments.mapped != 0 ? from[input] : input;
-        *(threadgroup float4 *)(input_tile + 4 * i) =
-            at < arguments.cols ? *(device const float4 *)(x + ulong(from_row) * arguments.cols + at) : float4(0.0f);
-      }
+      gather_tile(x, arguments, from, first_input, col + slice, input_tile, thread_index);
       threadgroup_barrier(mem_flags::mem_threadgroup);
 #pragma unroll
       for (uint chain = 0; chain < kChains; ++chain) {

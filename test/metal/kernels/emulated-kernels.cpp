@@ -2,13 +2,14 @@
 //
 //   emulated-kernels forward|reverse|random [os threads] [part of a kernel's name]
 //
-// Prints a line per check that fails, then one that counts; ends with 1 when any failed. With `list` it prints the
-// registered kernels that no check runs.
+// Prints a line per check that fails, then one that counts; ends with 1 when any failed. A kernel that no
+// check runs is a failure.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "../../../native/metal/checks/checks.h"
 #include "../../../native/metal/emu/simt.h"
@@ -49,7 +50,9 @@ int main(int count, char** words) {
   int done = 0;
   int failed = 0;
   double worst = 0;
-  for (const gpu::Check& check : gpu::all_checks()) {
+  std::vector<gpu::Check> checks = gpu::all_checks();
+  gpu::add_tensor_checks(checks);
+  for (const gpu::Check& check : checks) {
     if (check.kernel.find(part) == std::string::npos) continue;
     ++done;
     try {

@@ -204,6 +204,7 @@ void define_device(const Class& root) {
   Class& device = define<Device>("MTLFakeDevice", &root);
   method(device, "name", [](Object*, Selector) { return string_of("emulated GPU"); });
   method(device, "hasUnifiedMemory", [](Object*, Selector) { return true; });
+  method(device, "supportsFamily:", [](Object*, Selector, long family) { return family <= 1010; });
   method(device, "maxBufferLength", [](Object*, Selector) { return Unsigned{kMaxBufferBytes}; });
   method(device, "recommendedMaxWorkingSetSize", [](Object*, Selector) { return std::uint64_t{kMaxBufferBytes}; });
   method(device, "newCommandQueue", [](Object*, Selector) -> Object* { return made<Queue>(); });

@@ -81,7 +81,8 @@ std::map<std::string, long> live_objects() {
 void bury(void* memory, const Class& was) {
   constexpr std::size_t kGraves = 4096;
   static std::mutex mutex;
-  static std::deque<void*> graves;
+  // Never destroyed: the last objects go when the process ends.
+  static std::deque<void*>& graves = *new std::deque<void*>;
   Object* const grave = new (memory) Object;
   grave->isa = was.buried;
   const std::lock_guard lock(mutex);
