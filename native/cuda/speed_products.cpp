@@ -210,6 +210,7 @@ void add_product_cases(std::vector<SpeedCase>& cases) {
   constexpr Shape kOuter{4096, 1024};  // its down
   for (const cpu::TypeTraits& traits : cpu::supported_types()) {
     const TensorType type = traits.type;
+    if (cpu::is_affine(type)) continue;
     const std::string name = gpu::lower_name(type);
     cases.push_back({"matvec_" + name, [=](Driver& driver, Card& card) { return matvec(driver, card, type, kLarge); }});
     cases.push_back({"gated_" + name, [=](Driver& driver, Card& card) { return gated(driver, card, type, kInner); }});

@@ -130,6 +130,8 @@ struct Kind {
 void add_for_every_type(std::vector<Check>& checks, const Kind& kind) {
   for (const cpu::TypeTraits& traits : cpu::supported_types()) {
     const TensorType type = traits.type;
+    // Affine types have kernels and checks of their own.
+    if (cpu::is_affine(type)) continue;
     checks.push_back({kind.name + lower_name(type), kind.shape, kind.tolerance,
                       [type, function = kind.function](Runner& runner) { return function(runner, type); }});
   }

@@ -90,6 +90,7 @@ std::size_t alignment_of(TensorType type) {
 void check_readable(TensorType type, std::size_t cols, std::uintptr_t address) {
   const std::size_t values = type == TensorType::F32 ? 4 : type == TensorType::F16 || type == TensorType::BF16 ? 8 : 1;
   const std::string name(cpu::traits_of(type).name);
+  if (cpu::is_affine(type)) throw GpuError(kModelUnsupported, "the Metal backend has no products of " + name);
   if (cols % values != 0) {
     throw GpuError(kModelUnsupported,
                    "the Metal kernels read " + name + " rows in steps of " + std::to_string(values) + " values, not " +
