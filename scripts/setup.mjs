@@ -34,9 +34,13 @@ if (installed < modifiedMillis(at('package-lock.json')) || installed === 0) {
   step('installing packages and building (about a minute)', 'npm', ['ci', '--no-audit', '--no-fund']);
 }
 
+/** The add-ons that an installation has; each has its folder in native/. */
 const names = process.platform === 'darwin' ? ['io', 'cpu', 'metal'] : ['io', 'cpu'];
 const addons = names.map((name) => modifiedMillis(at('build', 'Release', `${name}.node`)));
-const nativeSources = Math.max(newestMillis(at('native')), modifiedMillis(at('CMakeLists.txt')));
+const nativeSources = Math.max(
+  ...['include', ...names].map((name) => newestMillis(at('native', name))),
+  modifiedMillis(at('CMakeLists.txt')),
+);
 if (Math.min(...addons) < nativeSources) {
   step('building the native add-ons', process.execPath, [at('scripts', 'build-native.mjs')]);
 }

@@ -33,10 +33,8 @@ static inline float4 four_codes(uint bytes, float offset) {
 }
 
 static inline uint load_u16(device const uchar *from) { return uint(*(device const ushort *)from); }
-static inline uint load_u32(device const uchar *from) { return *(device const uint *)from; }
 static inline uint load_u32_even(device const uchar *from) { return load_u16(from) | load_u16(from + 2) << 16; }
 static inline float load_half(device const uchar *from) { return float(*(device const half *)from); }
-
 static inline uint load_u32_bytes(device const uchar *from) {
   return uint(from[0]) | uint(from[1]) << 8 | uint(from[2]) << 16 | uint(from[3]) << 24;
 }
@@ -50,7 +48,6 @@ static inline uint spread(uint four_bits) { return (four_bits * 0x00204081u) & 0
 static inline uint nibble(uint byte, uint which) { return (byte >> (4 * which)) & 15u; }
 
 // Plain numbers: every lane takes 16 bytes. Those of 32 bits may start at any multiple of four.
-
 struct F32 {
   enum : uint { kBlockValues = 4, kBlockBytes = 16, kPart = 4, kScales = 1, kHasMinimum = 0, kBookWords = 1 };
   static uint column(uint, uint) { return 0; }
@@ -67,7 +64,6 @@ struct F16 {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint, threadgroup const uint *, thread Part<F16> &out) {
     const uint4 words = *(device const uint4 *)block;
-#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       const half2 first = as_type<half2>(words[2 * run]);
       const half2 second = as_type<half2>(words[2 * run + 1]);
@@ -83,7 +79,6 @@ struct BF16 {
   static uint book_word(uint) { return 0; }
   static void unpack(device const uchar *block, uint, threadgroup const uint *, thread Part<BF16> &out) {
     const uint4 words = *(device const uint4 *)block;
-#pragma unroll
     for (uint run = 0; run < 2; ++run) {
       const uint first = words[2 * run];
       const uint second = words[2 * run + 1];
@@ -95,7 +90,6 @@ struct BF16 {
 };
 
 // Blocks of 32.
-
 // d f16 | q i8[32]
 struct Q8_0 {
   enum : uint { kBlockValues = 32, kBlockBytes = 34, kPart = 16, kScales = 1, kHasMinimum = 0, kBookWords = 1 };
@@ -224,7 +218,6 @@ struct MXFP4 {
 };
 
 // Super-blocks of 256.
-
 // Q2_K and Q3_K keep four planes of 32 values in each 32 bytes: a part is four bytes of all planes, a run is a plane.
 static inline uint plane_column(uint part, uint run) { return 128 * (part / 8) + 32 * run + 4 * (part % 8); }
 

@@ -214,7 +214,7 @@ export class Rewriter {
     this.threadgroupVariables += 1;
     const code =
       this.flavour === 'strict'
-        ? `__local ${type} (&${name})${rest} = *(__local ${type} (*)${rest})0;`
+        ? `typedef ${type} ${name}_memory${rest}; __local ${name}_memory& ${name} = *(__local ${name}_memory*)0;`
         : `auto& ${name} = *moestream::emu::threadgroup_variable<${type}${rest}>(${id});`;
     tokens.replace(at, code);
   }
