@@ -92,6 +92,8 @@ export class ExpertScheduler {
   /** Slots whose reads are under way. */
   private readonly loading: Int32Array;
   private loadingCount = 0;
+  /** (slot) -> the step that demanded its load, 0 for a prefetch. */
+  private readonly demandedIn: Int32Array;
 
   constructor(parts: SchedulerParts) {
     this.parts = parts;
@@ -108,6 +110,7 @@ export class ExpertScheduler {
     this.done = new Uint8Array(parts.experts);
     this.seenIn = new Int32Array(parts.experts);
     this.loading = new Int32Array(slots);
+    this.demandedIn = new Int32Array(slots);
   }
 
   get counters(): ExpertCounters {
@@ -312,6 +315,7 @@ export class ExpertScheduler {
     const slot = slab.admit(layer, expert);
     const ahead = lane === LANE_PREFETCH;
     this.fineness[slot] = ahead ? PREFETCH_FINENESS : 1;
+    this.demandedIn[slot] = ahead ? 0 : this.step;
     layout.chunksOf(layer, expert, this.chunks, this.fineness[slot]);
     const key = layer * this.parts.experts + expert;
     this.ledger.admitted(slot, key, slab.evictedKey, ahead, this.bytesOf(-1));
@@ -448,19 +452,15 @@ export class ExpertScheduler {
     const wantedAt = this.slotOf.subarray(0, this.wantedCount).indexOf(slot);
     slab.markFailed(slot);
     this.ledger.lost(slot);
-    if (failure.kind === FAILURE_ABANDONED) {
-      this.counters.prefetchesDropped++;
-      if (wantedAt < 0) return;
-      // Dropped for one token and wanted by the next before its last chunk had come: read it anew.
-      slab.unpin(slot);
-      this.slotOf[wantedAt] = NONE;
-      this.nextMiss = Math.min(this.nextMiss, wantedAt);
-    } else if (wantedAt < 0) {
-      // Nobody waits for it. If it is wanted later it is read again, and fails loudly then.
-      this.counters.prefetchFailures++;
-    } else {
+    if (failure.kind === FAILURE_ABANDONED) this.counters.prefetchesDropped++;
+    else if (wantedAt >= 0 && this.demandedIn[slot] === this.step) {
       throw this.parts.readError(failure, layer, expert);
-    }
+    } else this.counters.prefetchFailures++;
+    if (wantedAt < 0) return;
+    // Begun for something else, dropped or failed there, and wanted now: read it anew, and then fail loudly.
+    slab.unpin(slot);
+    this.slotOf[wantedAt] = NONE;
+    this.nextMiss = Math.min(this.nextMiss, wantedAt);
   }
 
   /** Sleeps until a load has ended. False when the pipeline is stopping. */
