@@ -11,6 +11,7 @@
 
 namespace {
 
+using moestream::io::cached_pages;
 using moestream::io::close_file;
 using moestream::io::count_argument;
 using moestream::io::direct_alignment_bytes;
@@ -61,6 +62,12 @@ Napi::Value direct_alignment(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), direct_alignment_bytes(fd_argument(info, 0)));
 }
 
+Napi::Value cached(const Napi::CallbackInfo& info) {
+  const auto found = cached_pages(fd_argument(info, 0), count_argument(info, 1, "sizeBytes"),
+                                  count_argument(info, 2, "samples"), count_argument(info, 3, "seed"));
+  return Napi::Number::New(info.Env(), static_cast<double>(found));
+}
+
 void prefault_view(const Napi::CallbackInfo& info) {
   try {
     prefault(view_argument(info, 0));
@@ -102,6 +109,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("close", Napi::Function::New<close>(env, "close"));
   exports.Set("readAt", Napi::Function::New<read>(env, "readAt"));
   exports.Set("directAlignment", Napi::Function::New<direct_alignment>(env, "directAlignment"));
+  exports.Set("cachedPages", Napi::Function::New<cached>(env, "cachedPages"));
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
   exports.Set("hugePageBytes", Napi::Function::New<huge_page_bytes_of_view>(env, "hugePageBytes"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));

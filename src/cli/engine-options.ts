@@ -71,7 +71,12 @@ export function addTuningFlags(command: Command): Command {
     .option('-t, --threads <n>', 'compute threads (default: all cores)', integer)
     .option('--readers <n>', 'reader threads (default 16)', integer)
     .option('--split <n>', 'chunks that an expert read is cut into (default 1)', integer)
-    .addOption(new Option('--io <mode>', 'how files are read (default auto)').choices(IO_MODES))
+    .addOption(
+      new Option(
+        '--io <mode>',
+        'how files are read; auto: direct, or buffered if all is cached (default auto)',
+      ).choices(IO_MODES),
+    )
     .addOption(new Option('--io-engine <name>', 'what reads (default auto)').choices(IO_ENGINES))
     .option('--window <n>', 'experts whose reads are under way at once, 0 for no limit (default 2)', integer)
     .option('--queue-depth <n>', 'reads that io_uring may have under way (default 64)', integer)

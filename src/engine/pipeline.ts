@@ -29,6 +29,7 @@ import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts'
 import { Forecaster } from './forecaster.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
+import { cacheRoomBytes } from './page-cache.ts';
 import { type PlannedModel, planOf } from './planning.ts';
 import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
@@ -122,7 +123,8 @@ export class Pipeline {
     const io = loadIo();
     const planned = planOf(model, settings);
     const paths = model.files.map((file) => file.path);
-    const files = openModelFiles(io, paths, settings.io, settings.notice);
+    const room = (): number => cacheRoomBytes(planned.plan);
+    const files = openModelFiles(io, paths, settings.io, settings.notice, room);
     const pipeline = new Pipeline(io, model, settings, planned, files);
     try {
       await pipeline.setUp();

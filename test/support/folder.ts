@@ -1,4 +1,5 @@
 /** Folders that tests write into. They go when the tests of the file are over. */
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -29,4 +30,10 @@ export function contentOf(folder: string): Record<string, string> {
       .sort()
       .map((name) => [name, digest(name)]),
   );
+}
+
+/** Takes a file out of the page cache, as far as it has been written. Node.js has no call for it. */
+export function dropFromCache(path: string): boolean {
+  const code = 'import os,sys; f=os.open(sys.argv[1],os.O_RDONLY); os.fsync(f); os.posix_fadvise(f,0,0,4)';
+  return spawnSync('python3', ['-c', code, path], { stdio: 'ignore' }).status === 0;
 }
