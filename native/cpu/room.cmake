@@ -44,6 +44,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   add_with_flags(native/cpu/fast/avx512.cpp "${avx512_flags}")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
+  add_with_flags(native/cpu/fast/neon_i8mm.cpp "-march=armv8.2-a+dotprod+i8mm")
 endif()
 
 add_addon(cpu native/cpu/addon.cpp)
