@@ -1,7 +1,7 @@
 // The products for 64-bit Arm with the 8-bit matrix instructions (Armv8.6: Apple M2, Graviton 3 and later).
 //
-// SMMLA multiplies 2 x 8 codes with 8 x 2 and adds to four sums: twice the products of SDOT per instruction, for two rows
-// and two inputs. So it is for prompts and batches; a single input goes the way of neon_dot.h.
+// SMMLA multiplies 2 x 8 codes with 8 x 2 and adds to four sums: twice the products of SDOT per instruction, for two
+// rows and two inputs. So it is for prompts and batches; a single input goes the way of neon_dot.h.
 #include "neon_dot.h"
 #include "sets.h"
 #include "two_by_two.h"

@@ -1,9 +1,10 @@
 // The products of products.h for instruction sets that multiply two rows with two inputs at once.
 //
-// `Isa` is one of one_sum.h that also has `Codes`, two rows' codes as its instruction wants them, and the integer sums of a
-// pair of rows with a pair of inputs. Those sums are the same integers, and every output goes through the same float
-// operations in the same order as in one_sum.h, so it has the same bits. A last row or input without a partner is its own:
-// what that computes twice is written once. One input alone would waste half of every instruction, so it is left to one_sum.h.
+// `Isa` is one of one_sum.h that also has `Codes`, two rows' codes as its instruction wants them, and the integer sums of
+// a pair of rows with a pair of inputs. Those sums are the same integers, and every output goes through the same float
+// operations in the same order as in one_sum.h, so it has the same bits. A last row or input without a partner is its
+// own: what that computes twice is written once. One input alone would waste half of every instruction, so it is left to
+// one_sum.h.
 #pragma once
 
 #include "one_sum.h"
@@ -36,7 +37,8 @@ void multiply_super_pairs(const Tile& tile) {
     float sums[2][kTileInputs + 1] = {};
     for (std::size_t k = 0; k < tile.cols / 256; ++k) {
       for (std::size_t i = 0; i < 2; ++i) {
-        const std::uint8_t* at = tile.weights + (i == 0 ? rows.first : rows.second) * tile.row_bytes + k * Format::kBytes;
+        const std::uint8_t* at =
+            tile.weights + (i == 0 ? rows.first : rows.second) * tile.row_bytes + k * Format::kBytes;
         fetch_ahead(at, Format::kBytes);
         Isa::template unpack<kType>(at, blocks[i]);
       }
@@ -65,8 +67,8 @@ void multiply_super_pairs(const Tile& tile) {
 
 // What is left of one input with one row, block by block, when its integer sums are known.
 template <TensorType kType>
-[[gnu::always_inline]] inline void add_blocks(const std::int32_t* sums, const EightBlocks& eight, const NaturalUnit& unit,
-                                              float* lanes) {
+[[gnu::always_inline]] inline void add_blocks(const std::int32_t* sums, const EightBlocks& eight,
+                                              const NaturalUnit& unit, float* lanes) {
   for (int b = 0; b < 8; ++b) {
     float value = static_cast<float>(sums[b]) * eight.d[b];
     if constexpr (BlockFormat<kType>::kMins) {
