@@ -45,7 +45,7 @@ const PREDICTORS = [
 ];
 const CONTEXT = 512;
 /** One prompt token, so that the answer is all there is to measure; chunk 1 leaves the memory to the experts. */
-const OPTIONS = { model: path, contextLength: CONTEXT, chunk: 1 } as const;
+const OPTIONS = { model: path, contextLength: CONTEXT, chunk: 1, io: 'direct' } as const;
 
 function budgetBytes(): number {
   const { plan } = planOf(openModel(path!), settingsOf({ ...OPTIONS, memory: '1T' }));

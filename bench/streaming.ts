@@ -32,7 +32,13 @@ interface Figures {
 }
 
 async function run(setting: Partial<OpenOptions>): Promise<Figures> {
-  const engine = await open({ model: model!, memory: values.memory, contextLength: 512, ...setting });
+  const engine = await open({
+    model: model!,
+    memory: values.memory,
+    contextLength: 512,
+    io: 'direct',
+    ...setting,
+  });
   try {
     const ids = Array.from({ length: 64 }, (_, index) => (index * 37) % 256);
     const answer = engine.generate({ ids }, { temperature: 0, maxTokens: Number(values.tokens) });

@@ -18,10 +18,20 @@ for source in native/cpu/*.cpp native/cpu/fast/*.cpp test/native/kernel-equality
   case $source in
     */addon.cpp | *avx*) continue ;;
     */neon.cpp) own="-march=armv8.2-a+dotprod" ;;
+    */neon_i8mm.cpp) own="-march=armv8.2-a+dotprod+i8mm" ;;
     *) own="" ;;
   esac
   # shellcheck disable=SC2086
   "$compiler" $flags $own -c "$source" -o "$work/$(basename "$source").o"
 done
 "$compiler" -static -pthread "$work"/*.o -o "$work/kernel-equality"
-"$emulator" "$work/kernel-equality"
+
+# Every set on a processor that has all of them; the older processors must not be given what they lack.
+run() {
+  "$emulator" -cpu "$1" "$work/kernel-equality" >"$work/said" || { cat "$work/said"; exit 1; }
+  echo "$1: $(cat "$work/said")"
+  grep -q " sets: $2\$" "$work/said" || { echo "test-neon: expected the sets $2 on $1"; exit 1; }
+}
+run max "neon-i8mm neon portable"
+run cortex-a76 "neon portable"
+run cortex-a57 "portable"

@@ -21,6 +21,11 @@ export interface IoAddon {
   readAt(fd: number, fileOffset: number, byteLength: number, into: Uint8Array, intoOffset: number): number;
   /** The alignment that direct reads of this file need, in bytes, or 0 when the system does not say. */
   directAlignment(fd: number): number;
+  /**
+   * Of `samples` pages, chosen at random all over a file that is open for buffered reads, how many are in the page cache,
+   * or -1 where the system does not tell.
+   */
+  cachedPages(fd: number, sizeBytes: number, samples: number, seed: number): number;
   /** Asks for huge pages and touches every page, so that no read meets untouched memory. */
   prefault(view: Uint8Array): void;
   /** Bytes of the memory that lie in huge pages, or -1 where the system does not tell. Slow: reads the whole memory map. */

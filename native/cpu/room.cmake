@@ -47,8 +47,10 @@ elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   # zig has its own words for processors.
   if(DEFINED MOESTREAM_ZIG)
     add_with_flags(native/cpu/fast/neon.cpp "-mcpu=generic+dotprod")
+    add_with_flags(native/cpu/fast/neon_i8mm.cpp "-mcpu=generic+dotprod+i8mm")
   else()
     add_with_flags(native/cpu/fast/neon.cpp "-march=armv8.2-a+dotprod")
+    add_with_flags(native/cpu/fast/neon_i8mm.cpp "-march=armv8.2-a+dotprod+i8mm")
   endif()
 endif()
 

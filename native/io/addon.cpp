@@ -14,6 +14,7 @@
 namespace {
 
 using moestream::io::cached_bytes;
+using moestream::io::cached_pages;
 using moestream::io::close_file;
 using moestream::io::count_argument;
 using moestream::io::direct_alignment_bytes;
@@ -65,6 +66,12 @@ Napi::Value direct_alignment(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), direct_alignment_bytes(fd_argument(info, 0)));
 }
 
+Napi::Value cached(const Napi::CallbackInfo& info) {
+  const auto found = cached_pages(fd_argument(info, 0), count_argument(info, 1, "sizeBytes"),
+                                  count_argument(info, 2, "samples"), count_argument(info, 3, "seed"));
+  return Napi::Number::New(info.Env(), static_cast<double>(found));
+}
+
 void prefault_view(const Napi::CallbackInfo& info) {
   try {
     prefault(view_argument(info, 0));
@@ -85,7 +92,7 @@ void lock_view(const Napi::CallbackInfo& info) {
   }
 }
 
-Napi::Value cached(const Napi::CallbackInfo& info) {
+Napi::Value cached_file(const Napi::CallbackInfo& info) {
   const int fd = fd_argument(info, 0);
   return Napi::Number::New(info.Env(), static_cast<double>(cached_bytes(fd, count_argument(info, 1, "sizeBytes"))));
 }
@@ -119,10 +126,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("close", Napi::Function::New<close>(env, "close"));
   exports.Set("readAt", Napi::Function::New<read>(env, "readAt"));
   exports.Set("directAlignment", Napi::Function::New<direct_alignment>(env, "directAlignment"));
+  exports.Set("cachedPages", Napi::Function::New<cached>(env, "cachedPages"));
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
   exports.Set("hugePageBytes", Napi::Function::New<huge_page_bytes_of_view>(env, "hugePageBytes"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
-  exports.Set("cachedBytes", Napi::Function::New<cached>(env, "cachedBytes"));
+  exports.Set("cachedBytes", Napi::Function::New<cached_file>(env, "cachedBytes"));
   exports.Set("dropCached", Napi::Function::New<drop>(env, "dropCached"));
   exports.Set("pageBytes", Napi::Function::New<page_bytes>(env, "pageBytes"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));

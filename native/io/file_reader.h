@@ -26,6 +26,11 @@ void close_file(int fd);
 // The boundary that direct reads of this file need, 0 when the system does not say (tmpfs, FUSE, macOS).
 std::uint32_t direct_alignment_bytes(int fd);
 
+// Of `samples` pages, one at random from each of as many equal parts of the file, how many a buffered read would find
+// in memory; -1 where the system does not tell. Fewer pages than samples are looked at once each. To look brings a page
+// in: at the same places as the last time everything would seem to be there.
+std::int64_t cached_pages(int fd, std::uint64_t size_bytes, std::uint64_t samples, std::uint64_t seed);
+
 // Reads into the whole span. Returns the bytes read, or -errno.
 std::int64_t read_at(int fd, std::uint64_t file_offset, std::span<std::byte> into);
 

@@ -87,8 +87,13 @@ Uring::Uring(unsigned depth, std::span<const int> fds, std::span<const std::span
   }
 }
 
-// Closing the ring cancels what is under way or waits for it; the kernel holds the pages until then.
-Uring::~Uring() { unmap_rings(); }
+// Closing the ring cancels what is under way or waits for it; the kernel holds the pages until then, and lets go of
+// registered files some time later: until then their file system cannot be unmounted. So a ring at rest gives them back
+// itself. With reads under way that could wait for a disk that hangs.
+Uring::~Uring() {
+  if (under_way_ == 0 && files_registered_) register_with(ring_fd_, IORING_UNREGISTER_FILES, nullptr, 0);
+  unmap_rings();
+}
 
 void Uring::map_rings() {
   const auto map = [this](std::size_t bytes, off_t what) {
@@ -155,6 +160,7 @@ void Uring::queue_read(std::uint32_t id, std::size_t file, std::uint64_t file_of
   entry->len = byte_length;
   entry->buf_index = buffers_registered_ ? static_cast<std::uint16_t>(segment) : 0;
   entry->user_data = id;
+  ++under_way_;
 }
 
 void Uring::arm_wake() {
@@ -202,6 +208,7 @@ std::size_t Uring::drain(std::span<UringCompletion> completions) {
     else completions[count++] = {static_cast<std::uint32_t>(completion.user_data), completion.res};
   }
   store_release(cq_head_, head);
+  under_way_ -= count;
   return count;
 }
 

@@ -57,6 +57,7 @@ class Uring {
   bool files_registered_ = false;
   bool buffers_registered_ = false;
   unsigned to_submit_ = 0;
+  std::size_t under_way_ = 0;  // reads queued whose completion nobody has seen
   std::vector<int> fds_;
   std::vector<std::span<std::byte>> segments_;
 

@@ -80,7 +80,7 @@ const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])
   ['-t, --threads <n>', 'compute threads (default: all cores)', integer],
   ['--readers <n>', 'reader threads (default 16)', integer],
   ['--split <n>', 'chunks that an expert read is cut into (default 1)', integer],
-  ['--io <mode>', 'how files are read (default auto)', IO_MODES],
+  ['--io <mode>', 'how files are read; auto: direct, or buffered if all is cached (default auto)', IO_MODES],
   ['--io-engine <name>', 'what reads (default auto)', IO_ENGINES],
   ['--window <n>', 'experts whose reads are under way at once, 0 for no limit (default 2)', integer],
   ['--queue-depth <n>', 'reads that io_uring may have under way (default 64)', integer],

@@ -160,7 +160,7 @@ export class Rig {
   openFiles(mode: DiskIoMode): ModelFiles {
     let files = this.files.get(mode);
     if (files === undefined) {
-      files = openModelFiles(this.io, this.workload.paths, mode, this.notice);
+      files = openModelFiles(this.io, this.workload.paths, mode, this.notice, () => 0);
       this.files.set(mode, files);
     }
     return files;

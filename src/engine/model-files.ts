@@ -3,12 +3,14 @@
  *
  * `auto` tries: some file systems refuse O_DIRECT when the file is opened (tmpfs on old kernels), some at the first read
  * (EINVAL), and some ask for a larger alignment than a page. A trial read of the first page settles it before any expert
- * depends on it, and what was chosen is said once.
+ * depends on it, and what was chosen is said once. Where direct reads work, `auto` still prefers the page cache if the
+ * files are in it and will stay (page-cache.ts).
  */
 import { MoestreamError } from '../errors.ts';
 import type { IoAddon } from '../native.ts';
 import { allocateShared, PAGE_BYTES } from '../pipeline/memory.ts';
 import type { IoMode } from './options.ts';
+import { reasonForCache } from './page-cache.ts';
 
 export interface ModelFiles {
   readonly fds: readonly number[];
@@ -50,17 +52,22 @@ function openAll(io: IoAddon, paths: readonly string[], direct: boolean): ModelF
   };
 }
 
-/** Opens all files of a model in one mode. Notices say what `auto` has chosen when it is not the first choice. */
+/**
+ * Opens all files of a model in one mode. Notices say what `auto` has chosen when it is not the first choice. `cacheRoom`
+ * says how much of the page cache is not in the way of anything else, for `auto`.
+ */
 export function openModelFiles(
   io: IoAddon,
   paths: readonly string[],
   mode: IoMode,
   notice: (sentence: string) => void,
+  cacheRoom: () => number,
 ): ModelFiles {
   const describe = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+  let direct: ModelFiles | undefined;
   if (mode !== 'buffered') {
     try {
-      return openAll(io, paths, true);
+      direct = openAll(io, paths, true);
     } catch (cause) {
       if (mode === 'direct') {
         throw new MoestreamError('READ_FAILED', `${paths[0]} cannot be read directly: ${describe(cause)}`, {
@@ -70,6 +77,12 @@ export function openModelFiles(
       }
       notice(`reading through the page cache: direct I/O is refused (${describe(cause)})`);
     }
+  }
+  if (direct !== undefined) {
+    const reason = mode === 'auto' ? reasonForCache(io, direct, cacheRoom()) : undefined;
+    if (reason === undefined) return direct;
+    closeModelFiles(io, direct);
+    notice(`reading through the page cache: ${reason}`);
   }
   try {
     return openAll(io, paths, false);

@@ -30,6 +30,7 @@ import { chooseBackend } from './backend-choice.ts';
 import { Forecaster } from './forecaster.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
+import { cacheRoomBytes } from './page-cache.ts';
 import { type PlannedModel, planOf } from './planning.ts';
 import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
@@ -123,7 +124,8 @@ export class Pipeline {
     const settings = { ...given, backend: chooseBackend(model, given) };
     const planned = planOf(model, settings);
     const paths = model.files.map((file) => file.path);
-    const files = openModelFiles(io, paths, settings.io, settings.notice);
+    const room = (): number => cacheRoomBytes(planned.plan);
+    const files = openModelFiles(io, paths, settings.io, settings.notice, room);
     const pipeline = new Pipeline(io, model, settings, planned, files);
     try {
       await pipeline.setUp();

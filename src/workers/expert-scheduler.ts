@@ -100,6 +100,8 @@ export class ExpertScheduler {
   /** Slots that the backend may still be reading. */
   private readonly behind: Int32Array;
   private behindCount = 0;
+  /** (slot) -> the step that demanded its load, 0 for a prefetch. */
+  private readonly demandedIn: Int32Array;
 
   constructor(parts: SchedulerParts) {
     this.parts = parts;
@@ -117,6 +119,7 @@ export class ExpertScheduler {
     this.seenIn = new Int32Array(parts.experts);
     this.loading = new Int32Array(slots);
     this.behind = new Int32Array(slots);
+    this.demandedIn = new Int32Array(slots);
   }
 
   get counters(): ExpertCounters {
@@ -337,6 +340,7 @@ export class ExpertScheduler {
     const slot = slab.admit(layer, expert);
     const ahead = lane === LANE_PREFETCH;
     this.fineness[slot] = ahead ? PREFETCH_FINENESS : 1;
+    this.demandedIn[slot] = ahead ? 0 : this.step;
     layout.chunksOf(layer, expert, this.chunks, this.fineness[slot]);
     const key = layer * this.parts.experts + expert;
     this.ledger.admitted(slot, key, slab.evictedKey, ahead, this.bytesOf(-1));
@@ -474,19 +478,15 @@ export class ExpertScheduler {
     const wantedAt = this.slotOf.subarray(0, this.wantedCount).indexOf(slot);
     slab.markFailed(slot);
     this.ledger.lost(slot);
-    if (failure.kind === FAILURE_ABANDONED) {
-      this.counters.prefetchesDropped++;
-      if (wantedAt < 0) return;
-      // Dropped for one token and wanted by the next before its last chunk had come: read it anew.
-      slab.unpin(slot);
-      this.slotOf[wantedAt] = NONE;
-      this.nextMiss = Math.min(this.nextMiss, wantedAt);
-    } else if (wantedAt < 0) {
-      // Nobody waits for it. If it is wanted later it is read again, and fails loudly then.
-      this.counters.prefetchFailures++;
-    } else {
+    if (failure.kind === FAILURE_ABANDONED) this.counters.prefetchesDropped++;
+    else if (wantedAt >= 0 && this.demandedIn[slot] === this.step) {
       throw this.parts.readError(failure, layer, expert);
-    }
+    } else this.counters.prefetchFailures++;
+    if (wantedAt < 0) return;
+    // Begun for something else, dropped or failed there, and wanted now: read it anew, and then fail loudly.
+    slab.unpin(slot);
+    this.slotOf[wantedAt] = NONE;
+    this.nextMiss = Math.min(this.nextMiss, wantedAt);
   }
 
   /** Sleeps until a load has ended. False when the pipeline is stopping. */

@@ -11,7 +11,7 @@ const model = ['-m', BUILT_IN_MODEL, '--readers', '4', '--precision', 'exact'];
 
 describe('generate', () => {
   it('prints the answer on stdout and one summary line on stderr', async () => {
-    const run = await runCli(['generate', ...model, '--temp', '0', 'tar']);
+    const run = await runCli(['generate', ...model, '--temp', '0', '--io', 'direct', 'tar']);
     expect(run.code).toBe(0);
     expect(run.stdout).toMatch(/^# tar\n\nArchiving utility\.[\s\S]*\n$/);
     expect(run.stderr).toMatch(

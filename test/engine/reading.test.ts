@@ -13,10 +13,10 @@ import { loadIo } from '../../dist/native.js';
 import { ControlBlock } from '../../dist/pipeline/control.js';
 import { NONE, POLICIES, type Policy } from '../../dist/pipeline/eviction.js';
 import { ExpertLayout, type LayerSource, slotBytesOf } from '../../dist/pipeline/expert-layout.js';
-import { FetchQueue } from '../../dist/pipeline/fetch-queue.js';
+import { emptyRequest, FetchQueue } from '../../dist/pipeline/fetch-queue.js';
 import { allocateShared } from '../../dist/pipeline/memory.js';
 import { placeSlots, Slab, type SlabShape, slotCount } from '../../dist/pipeline/slab.js';
-import { readError, Tickets } from '../../dist/pipeline/tickets.js';
+import { FAILURE_SYSTEM, readError, Tickets } from '../../dist/pipeline/tickets.js';
 import { ExpertScheduler } from '../../dist/workers/expert-scheduler.js';
 import { temporaryFolder } from '../support/folder.js';
 
@@ -31,6 +31,11 @@ const MATRIX_BYTES = [
 
 interface Rig {
   readonly scheduler: ExpertScheduler;
+  readonly queue: FetchQueue;
+  readonly tickets: Tickets;
+  /** Called when the shared expert runs. */
+  onShared: () => void;
+  startReaders(): void;
   readonly computed: { layer: number; expert: number }[];
   /** Layers whose shared expert has run. */
   readonly shared: number[];
@@ -108,7 +113,8 @@ function startRig(options: RigOptions): Rig {
     fds: [fd],
     segments,
   };
-  if (options.readers ?? true) readers.start(handles);
+  const startReaders = (): void => readers.start(handles);
+  if (options.readers ?? true) startReaders();
   const shared: number[] = [];
   const computed: { layer: number; expert: number }[] = [];
   const behind: (() => void)[] = [];
@@ -129,6 +135,7 @@ function startRig(options: RigOptions): Rig {
     backend: {
       shared: (layer) => {
         shared.push(layer);
+        rig.onShared();
       },
       expert: (layer, expert, segment, gate, up, down) => {
         computed.push({ layer, expert });
@@ -157,8 +164,12 @@ function startRig(options: RigOptions): Rig {
     readTimeoutMillis: options.readTimeoutMillis ?? 10_000,
     readError: (failure, layer, expert) => readError(failure, path, `${layer}/${expert}`, String),
   });
-  return {
+  const rig: Rig = {
     scheduler,
+    queue,
+    tickets,
+    onShared: () => undefined,
+    startReaders,
     computed,
     shared,
     readBehind,
@@ -171,6 +182,7 @@ function startRig(options: RigOptions): Rig {
       return { bytesRead: totals.reduce((sum, each) => sum + each.bytesRead, 0) };
     },
   };
+  return rig;
 }
 
 const expertIds = fc.uniqueArray(fc.integer({ min: 0, max: EXPERTS - 1 }), { minLength: 1, maxLength: 8 });
@@ -238,6 +250,46 @@ describe('a queue that is shorter than what a layer misses', () => {
         expect.objectContaining({ code: 'READ_TIMEOUT' }),
       );
       expect(rig.shared).toEqual([0]);
+    } finally {
+      await rig.end();
+    }
+  });
+});
+
+describe('a read that was begun ahead and fails when its expert has come to be wanted', () => {
+  it('is done again', async () => {
+    const rig = startRig({
+      engine: 'threads',
+      split: 1,
+      mostUnderWay: 8,
+      policy: 'lru',
+      direct: false,
+      queueSlots: 16,
+      readers: false,
+    });
+    try {
+      rig.scheduler.prefetch(0, 7);
+      const request = emptyRequest();
+      let chunks = 0;
+      for (; rig.queue.tryPop(request); chunks++) {
+        expect(rig.tickets.claim(request.ticket, request.claim)).toBe(true);
+        rig.tickets.recordFailure(request.ticket, {
+          kind: FAILURE_SYSTEM,
+          errno: 5,
+          file: 0,
+          offsetBytes: request.offsetBytes,
+          gotBytes: 0,
+        });
+        rig.queue.finish(request);
+      }
+      expect(chunks).toBeGreaterThan(0);
+      rig.onShared = () => {
+        for (let chunk = 0; chunk < chunks; chunk++) rig.tickets.completeChunk(request.ticket);
+      };
+      rig.startReaders();
+      expect(rig.scheduler.runLayer(0, Int32Array.from([7]), 1)).toBe(true);
+      expect(rig.computed).toEqual([{ layer: 0, expert: 7 }]);
+      expect(rig.scheduler.counters.prefetchFailures).toBe(1);
     } finally {
       await rig.end();
     }

@@ -7,6 +7,8 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace moestream::cpu {
@@ -35,6 +37,20 @@ bool has_dot_product() {
   return false;
 #endif
 }
+
+// The 8-bit matrix products. Only asked where there are dot products: the set uses both.
+bool has_i8mm() {
+#if defined(__APPLE__)
+  int has = 0;
+  std::size_t bytes = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &bytes, nullptr, 0) == 0 && has == 1;
+#elif defined(__linux__)
+  constexpr unsigned long kI8mm = 1ul << 13;
+  return (getauxval(AT_HWCAP2) & kI8mm) != 0;
+#else
+  return false;
+#endif
+}
 #endif
 
 struct Available {
@@ -50,6 +66,7 @@ Available find_available() {
   if (has_avx512()) found.add(kAvx512Products);
   if (has_avx2()) found.add(kAvx2Products);
 #elif defined(__aarch64__)
+  if (has_dot_product() && has_i8mm()) found.add(kNeonI8mmProducts);
   if (has_dot_product()) found.add(kNeonProducts);
 #endif
   found.add(kPortableProducts);

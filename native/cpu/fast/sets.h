@@ -9,5 +9,6 @@ extern const ProductKernels kPortableProducts;
 extern const ProductKernels kAvx2Products;
 extern const ProductKernels kAvx512Products;
 extern const ProductKernels kNeonProducts;
+extern const ProductKernels kNeonI8mmProducts;
 
 }  // namespace moestream::cpu
