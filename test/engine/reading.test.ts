@@ -265,6 +265,7 @@ describe('a read that was begun ahead and fails when its expert has come to be w
       policy: 'lru',
       direct: false,
       queueSlots: 16,
+      readsBehind: false,
       readers: false,
     });
     try {
