@@ -85,7 +85,8 @@ class Model {
       const auto chosen = ids_.begin() + static_cast<std::ptrdiff_t>(rows.size() * config_.experts_per_token);
       for (const std::int32_t expert : std::set<std::int32_t>(ids_.begin(), chosen)) {
         const std::size_t at = 1 + (layer * config_.experts + static_cast<std::size_t>(expert)) * expert_bytes();
-        backend.expert(layer, static_cast<std::size_t>(expert), 0, at, at + gate_bytes(), at + 2 * gate_bytes());
+        const ExpertPlaces places{{at}, {at + gate_bytes()}, {at + 2 * gate_bytes()}};
+        backend.expert(layer, static_cast<std::size_t>(expert), 0, places);
       }
       backend.combine(layer);
     }
@@ -121,7 +122,8 @@ class Model {
       const float value = middle + reach * next_float(state_);
       std::memcpy(bytes.data() + i * sizeof value, &value, sizeof value);
     }
-    backend.unsealed_weights().set(name, layer, static_cast<std::uint32_t>(TensorType::F32), cols, rows, bytes);
+    backend.unsealed_weights().set(name, layer, static_cast<std::uint32_t>(TensorType::F32), cols, rows,
+                                   {bytes, {}, {}});
   }
 
   void matrix(const char* name, std::int64_t layer, std::size_t cols, std::size_t rows) {
@@ -261,7 +263,7 @@ void a_step_that_ends_halfway(Precision precision, KvType kv_type, const std::ve
   model.backend.mix(0);
   check(throws<std::logic_error>([&] { model.backend.combine(0); }), "no expert is left out");
   check(throws<std::logic_error>([&] { model.backend.copy_sequence(0, 1); }), "half a step is not copied");
-  check(throws<std::logic_error>([&] { model.backend.expert(0, 0, 0, ~std::size_t{0}, 0, 0); }), "a slab has an end");
+  check(throws<std::logic_error>([&] { model.backend.expert(0, 0, 0, {{.data = ~std::size_t{0}}, {.data = 0}, {.data = 0}}); }), "a slab has an end");
   model.backend.reset_sequence(0);
   check(same(model.feed(0, 0, kTokens, 7), expected), "a sequence that was reset is new");
 }
