@@ -17,6 +17,8 @@ export interface ModelFiles {
   readonly paths: readonly string[];
   readonly sizeBytes: readonly number[];
   readonly direct: boolean;
+  /** Buffered because all of them are in the page cache. */
+  readonly cached: boolean;
 }
 
 function errnoOf(error: unknown): number {
@@ -49,6 +51,7 @@ function openAll(io: IoAddon, paths: readonly string[], direct: boolean): ModelF
     paths,
     sizeBytes: opened.map((file) => file.sizeBytes),
     direct,
+    cached: false,
   };
 }
 
@@ -78,14 +81,16 @@ export function openModelFiles(
       notice(`reading through the page cache: direct I/O is refused (${describe(cause)})`);
     }
   }
+  let cached = false;
   if (direct !== undefined) {
     const reason = mode === 'auto' ? reasonForCache(io, direct, cacheRoom()) : undefined;
     if (reason === undefined) return direct;
     closeModelFiles(io, direct);
     notice(`reading through the page cache: ${reason}`);
+    cached = true;
   }
   try {
-    return openAll(io, paths, false);
+    return { ...openAll(io, paths, false), cached };
   } catch (cause) {
     const code = errnoOf(cause) === 2 ? 'MODEL_NOT_FOUND' : 'READ_FAILED';
     throw new MoestreamError(code, `${paths[0]} cannot be read: ${describe(cause)}`, { cause });

@@ -159,7 +159,7 @@ export class Pipeline {
       new SharedArrayBuffer(messages.LOGITS_SLOTS * planned.config.vocabulary * 4),
     );
     this.tickets = Tickets.create(slotCount(planned.plan.slab) + 1);
-    const { engine, mostUnderWay } = chooseReadEngine(io, settings, model, files.direct);
+    const { engine, mostUnderWay } = chooseReadEngine(io, settings, model, files.direct || files.cached);
     this.wakeFd = engine === 'uring' ? io.createWakeFd() : -1;
     this.queue = FetchQueue.create(settings.queueSlots, mostUnderWay, this.wakeFd, (wakeFd) =>
       io.signalWakeFd(wakeFd),
