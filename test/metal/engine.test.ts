@@ -180,7 +180,8 @@ describe('which backend', () => {
       onNotice: (text: string) => notices.push(text),
     };
     await withEngine(options, async (engine) => expect(engine.backend).toBe('cpu'));
-    expect(notices).toEqual([]);
+    // How files are read is another matter.
+    expect(notices.filter((sentence) => sentence.includes('comput'))).toEqual([]);
   });
 
   it.runIf(process.platform === 'linux' && missingEmulator !== undefined)(
