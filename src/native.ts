@@ -32,6 +32,8 @@ export interface IoAddon {
   hugePageBytes(view: Uint8Array): number;
   /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
   lock(view: Uint8Array): void;
+  /** Gives page-aligned memory back to the system before its owner is collected; its content is lost. False where it stays. */
+  release(view: Uint8Array): boolean;
   /** Bytes of the file in the system's page cache, or -1 where it does not say. */
   cachedBytes(fd: number, sizeBytes: number): number;
   /** Asks the system to forget the file's pages. False where there is no way to ask. */

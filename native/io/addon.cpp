@@ -92,6 +92,10 @@ void lock_view(const Napi::CallbackInfo& info) {
   }
 }
 
+Napi::Value release_view(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), moestream::io::release(view_argument(info, 0)));
+}
+
 Napi::Value cached_file(const Napi::CallbackInfo& info) {
   const int fd = fd_argument(info, 0);
   return Napi::Number::New(info.Env(), static_cast<double>(cached_bytes(fd, count_argument(info, 1, "sizeBytes"))));
@@ -130,6 +134,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
   exports.Set("hugePageBytes", Napi::Function::New<huge_page_bytes_of_view>(env, "hugePageBytes"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
+  exports.Set("release", Napi::Function::New<release_view>(env, "release"));
   exports.Set("cachedBytes", Napi::Function::New<cached_file>(env, "cachedBytes"));
   exports.Set("dropCached", Napi::Function::New<drop>(env, "dropCached"));
   exports.Set("pageBytes", Napi::Function::New<page_bytes>(env, "pageBytes"));

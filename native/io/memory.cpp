@@ -75,4 +75,11 @@ std::int64_t huge_page_bytes(std::span<const std::byte> memory) {
 #endif
 }
 
+bool release(std::span<std::byte> memory) {
+  if (memory.empty()) return true;
+  // Locked pages are not given back.
+  (void)::munlock(memory.data(), memory.size());
+  return ::madvise(memory.data(), memory.size(), MADV_DONTNEED) == 0;
+}
+
 }  // namespace moestream::io

@@ -18,6 +18,10 @@ void prefault(std::span<std::byte> memory);
 // Keeps the memory from being swapped out. Throws std::system_error: the limit on locked memory is 8 MB by default.
 void lock_in_memory(std::span<const std::byte> memory);
 
+// Gives the pages back to the system; what was in them is lost, and the addresses stay valid. False where the system does
+// not do it. For memory whose owner is freed later than it is needed, as JavaScript's is.
+bool release(std::span<std::byte> memory);
+
 // Bytes of this memory that lie in huge pages now, or -1 where the system does not tell.
 std::int64_t huge_page_bytes(std::span<const std::byte> memory);
 

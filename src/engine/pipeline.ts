@@ -117,6 +117,8 @@ export class Pipeline {
   readonly backend: BackendName;
   private sampleReady = false;
   private active: ActiveRun | undefined;
+  /** Dense weights and slab. */
+  private segments: readonly Uint8Array<SharedArrayBuffer>[] = [];
   private trace: SpscRing | undefined;
 
   static async start(model: Model, given: EngineSettings): Promise<Pipeline> {
@@ -264,6 +266,9 @@ export class Pipeline {
     for (const { notice } of totals) if (notice !== undefined) this.settings.notice(notice);
     closeModelFiles(this.io, this.files);
     if (this.wakeFd >= 0) this.io.close(this.wakeFd);
+    // The collector frees shared memory when it likes; a next engine needs these gigabytes now.
+    for (const segment of this.segments) this.io.release(segment);
+    this.segments = [];
   }
 
   private interrupt(): void {
@@ -282,6 +287,7 @@ export class Pipeline {
     const dense = this.residents.segmentBytes.map(allocateShared);
     const slabSegments = placeSlots(slab).segmentBytes.map(allocateShared);
     const segments = [...dense, ...slabSegments];
+    this.segments = segments;
     this.readers.start(
       {
         control: this.control.words,
