@@ -1,6 +1,6 @@
 /** What a run is made of, as a plan puts it together: the baseline, and what experiments that were kept have changed. */
-import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
+import { digestOf } from '../digest.ts';
 import { describeSettings, type Settings } from '../settings.ts';
 import { type Changes, type Experiment, type ResearchPlan, withoutUndefined } from './plan.ts';
 
@@ -41,9 +41,6 @@ export function describeChanges({ model, settings, environment, git }: Changes):
   ];
   return parts.join(', ');
 }
-
-const digestOf = (value: unknown): string =>
-  createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
 
 const sorted = (record: object | undefined): unknown =>
   Object.entries(record ?? {})

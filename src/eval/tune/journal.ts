@@ -6,13 +6,13 @@
  * again as a whole, because half of one compares a machine of today with one of yesterday. A journal is only help: when it
  * is of another request or damaged, what is unsound of it is dropped with a sentence.
  */
-import { createHash } from 'node:crypto';
 import { mkdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { cacheFolder } from '../../disk/store.ts';
 import { writeError } from '../../pack/disk.ts';
 import { takeFileLock } from '../../pack/lock.ts';
+import { digestOf } from '../digest.ts';
 import { LineWriter, readLines } from '../line-log.ts';
 import type { TunableSettings } from '../settings.ts';
 import type { Bench, Outcome } from './search.ts';
@@ -44,9 +44,6 @@ const roundSchema = z.strictObject({
 });
 const lineSchema = z.union([headSchema, roundSchema]);
 type Line = z.infer<typeof lineSchema>;
-
-const digestOf = (value: unknown): string =>
-  createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 16);
 
 /** The journal of a request; whatever makes outcomes comparable belongs into it. */
 export function journalPath(request: unknown): string {
