@@ -1,9 +1,11 @@
 // Anonymous mappings behind memory.h. Slices start on cache lines (64 bytes), so threads that write neighbouring
-// buffers do not share one.
+// buffers do not share one. A mapping owns every page it touches, counted in the longest pages of a supported system:
+// a GPU is given whole pages and may write to them.
 #include "memory.h"
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <new>
 #include <stdexcept>
 
@@ -11,7 +13,10 @@ namespace moestream::cpu {
 namespace {
 
 constexpr std::size_t kLineBytes = 64;
+constexpr std::size_t kPageBytes = 16384;  // Apple Silicon's; a multiple of every other system's
 constexpr std::size_t kMaxBytes = std::size_t{1} << 53;
+
+std::size_t whole_pages(std::size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
 
 }  // namespace
 
@@ -38,13 +43,18 @@ Memory::Memory(std::size_t bytes) : bytes_(bytes) {
 #else
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
 #endif
-  void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
-  if (base == MAP_FAILED) throw std::bad_alloc();
-  base_ = static_cast<std::byte*>(base);
+  const std::size_t needed = whole_pages(bytes);
+  void* const mapped = mmap(nullptr, needed + kPageBytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  auto* const begin = static_cast<std::byte*>(mapped);
+  const std::size_t before = whole_pages(reinterpret_cast<std::uintptr_t>(begin)) - reinterpret_cast<std::uintptr_t>(begin);
+  base_ = begin + before;
+  if (before > 0) munmap(begin, before);
+  if (before < kPageBytes) munmap(base_ + needed, kPageBytes - before);
 }
 
 Memory::~Memory() {
-  if (base_ != nullptr) munmap(base_, bytes_);
+  if (base_ != nullptr) munmap(base_, whole_pages(bytes_));
 }
 
 }  // namespace moestream::cpu

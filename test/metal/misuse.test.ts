@@ -26,6 +26,7 @@ const SENTENCES: Readonly<Record<string, RegExp>> = {
   'too-many-uncommitted': /more than 64 unfinished command buffers/,
   'unknown-selector': /MTLFakeBuffer setLabels:\]: unrecognised selector/,
   'wait-without-commit': /waitUntilCompleted of a command buffer that was not committed/,
+  'written-memory-not-mapped': /swiglu writes to a buffer over memory that is not mapped throughout/,
   'written-bytes': /swiglu: buffer\(2\) is written and was given as bytes/,
 };
 

@@ -52,15 +52,15 @@ void run(CommandBuffer& commands) {
   commands.ended.notify_all();
 }
 
-void serve(Queue& queue) {
+void serve(Committed& committed) {
   for (;;) {
     CommandBuffer* next = nullptr;
     {
-      std::unique_lock lock(queue.mutex);
-      queue.work.wait(lock, [&] { return queue.stop || !queue.committed.empty(); });
-      if (queue.committed.empty()) return;
-      next = queue.committed.front();
-      queue.committed.pop_front();
+      std::unique_lock lock(committed.mutex);
+      committed.work.wait(lock, [&] { return committed.stop || !committed.buffers.empty(); });
+      if (committed.buffers.empty()) return;
+      next = committed.buffers.front();
+      committed.buffers.pop_front();
     }
     run(*next);
     release(next);
@@ -91,10 +91,10 @@ void commit(CommandBuffer* commands, Selector) {
   }
   retain(commands);
   {
-    const std::lock_guard lock(commands->queue->mutex);
-    commands->queue->committed.push_back(commands);
+    const std::lock_guard lock(commands->queue->committed->mutex);
+    commands->queue->committed->buffers.push_back(commands);
   }
-  commands->queue->work.notify_one();
+  commands->queue->committed->work.notify_one();
 }
 
 void wait_until_completed(CommandBuffer* commands, Selector) {
@@ -135,14 +135,14 @@ CommandBuffer::~CommandBuffer() {
   release(queue);
 }
 
-Queue::Queue() : thread([this] { serve(*this); }) {}
+Queue::Queue() : thread([mine = committed] { serve(*mine); }) {}
 
 Queue::~Queue() {
   {
-    const std::lock_guard lock(mutex);
-    stop = true;
+    const std::lock_guard lock(committed->mutex);
+    committed->stop = true;
   }
-  work.notify_all();
+  committed->work.notify_all();
   // The last reference may go with the last command buffer, on the queue's own thread.
   if (thread.get_id() == std::this_thread::get_id()) {
     thread.detach();

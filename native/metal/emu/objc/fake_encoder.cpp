@@ -4,8 +4,12 @@
 // read the same bytes; if one writes what the other reads, a barrier is missing, and encoding says so. Two that write the
 // same buffer may mean different parts of it, which the bindings do not tell: those are watched when they run, by
 // comparing the buffer before and after, and bytes that both changed are a missing barrier.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "fake_metal.h"
 #include "observation.h"
@@ -47,6 +51,18 @@ std::uint32_t narrow(Unsigned value, const char* what) {
   return static_cast<std::uint32_t>(value);
 }
 
+// A kernel may write to what is there, and watching copies it whole. Metal's pages are longer than this system's, so a
+// buffer that begins and ends between two allocations would take in pages that belong to nobody, or to another.
+void check_mapped(Buffer& buffer, const std::string& kernel) {
+  if (buffer.owns || buffer.known_mapped) return;
+  const auto page_bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> resident((buffer.bytes + page_bytes - 1) / page_bytes);
+  if (mincore(buffer.memory, buffer.bytes, resident.data()) != 0) {
+    misuse(kernel + " writes to a buffer over memory that is not mapped throughout");
+  }
+  buffer.known_mapped = true;
+}
+
 void bind_all(Encoder& encoder, Dispatch& dispatch) {
   const emu::KernelInfo& kernel = *encoder.pipeline->kernel;
   const std::string name(kernel.name);
@@ -62,6 +78,7 @@ void bind_all(Encoder& encoder, Dispatch& dispatch) {
     if (!bound.fresh) misuse(name + ": buffer(" + at + ") is left over from an earlier kernel");
     dispatch.launch.buffers[each.index] = bound.memory;
     if (bound.buffer != nullptr) {
+      if (each.written) check_mapped(*bound.buffer, name);
       const Use use{bound.buffer, bound.memory, bound.memory + bound.bytes, each.written, each.index};
       // A buffer may stand for several indices that the kernel does not use all.
       const bool twice = std::ranges::any_of(dispatch.uses, [&](const Use& other) {

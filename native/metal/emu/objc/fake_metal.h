@@ -77,6 +77,7 @@ struct Buffer : Object {
   std::byte* memory = nullptr;
   std::size_t bytes = 0;
   bool owns = false;
+  bool known_mapped = false;
   ~Buffer();
 };
 
@@ -144,13 +145,18 @@ struct Encoder : Object {
   ~Encoder();
 };
 
-struct Queue : Object {
+// What a queue's thread reads. Its own, because the queue may go with the last command buffer, on that thread.
+struct Committed {
   std::mutex mutex;
   std::condition_variable work;
-  std::deque<CommandBuffer*> committed;
+  std::deque<CommandBuffer*> buffers;
+  bool stop = false;
+};
+
+struct Queue : Object {
+  std::shared_ptr<Committed> committed = std::make_shared<Committed>();
   std::vector<Object*> residency_sets;
   std::atomic<long> unfinished{0};
-  bool stop = false;
   std::thread thread;
 
   Queue();

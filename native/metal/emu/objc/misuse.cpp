@@ -4,6 +4,8 @@
 //     metal_misuse          lists the names
 //
 // They are the mistakes that would corrupt, hang or leak on a Mac. "none" makes none: what all others build on is right.
+#include <sys/mman.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -219,6 +221,20 @@ void memory_not_in_pages() {
   host.device.buffer_over(memory + (address % 16384 == 0 ? 4096 : 0), 16384);
 }
 
+// Half of the pages that the GPU is given belong to nobody.
+void written_memory_not_mapped() {
+  Host host;
+  constexpr std::size_t kPages = 16384;
+  void* const mapped = mmap(nullptr, 3 * kPages, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const auto address = (reinterpret_cast<std::uintptr_t>(mapped) + kPages - 1) / kPages * kPages;
+  auto* const memory = reinterpret_cast<std::byte*>(address);
+  munmap(memory + kPages / 2, kPages / 2);
+  const Buffer over = host.device.buffer_over(memory, kPages);
+  const CommandBuffer commands = host.queue.command_buffer();
+  const Encoder encoder = commands.concurrent_encoder();
+  host.encode(encoder, host.a, host.b, over);
+}
+
 void unknown_selector() {
   Host host;
   static const objc::Method<void()> message("setLabels:");
@@ -290,6 +306,7 @@ const std::map<std::string, std::function<void()>> kMistakes = {
     {"too-many-bytes", too_many_bytes},
     {"written-bytes", written_bytes},
     {"memory-not-in-pages", memory_not_in_pages},
+    {"written-memory-not-mapped", written_memory_not_mapped},
     {"unknown-selector", unknown_selector},
     {"over-release", over_release},
     {"autorelease-without-pool", autorelease_without_pool},
