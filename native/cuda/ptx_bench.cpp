@@ -1,8 +1,8 @@
 // The kernels' PTX on an NVIDIA card: every kernel against the CPU's code, then the large ones timed.
 //
-//   ptx_bench FOLDER [RESULTS.json]
+//   ptx_bench FOLDER [RESULTS.json [NAME]]
 //
-// FOLDER has the .ptx files. A Markdown report goes to standard output as it comes, JSON to the file. A kernel that
+// FOLDER has the .ptx files; with a NAME, only kernels whose name begins with it. A Markdown report goes to standard output as it comes, JSON to the file. A kernel that
 // fails is reported and the others go on; after kMaxSeconds the rest is left out and said so. Ends with 1 when a kernel
 // failed, 3 when there is no card.
 #include <chrono>
@@ -47,6 +47,9 @@ struct Report {
   std::string speeds;
   int run = 0;
   int failed = 0;
+  std::string wanted;  // how the names of wanted kernels begin
+
+  bool wants(const std::string& kernel) const { return kernel.starts_with(wanted); }
 
   static void add(std::string& list, const std::string& entry) { list += (list.empty() ? "\n  " : ",\n  ") + entry; }
 };
@@ -54,6 +57,7 @@ struct Report {
 void run_checks(cuda::Card& card, Report& report) {
   double worst = 0;
   for (const gpu::Check& check : gpu::all_checks()) {
+    if (!report.wants(check.kernel)) continue;
     if (seconds_so_far() > kMaxSeconds) {
       std::printf("- time is over: the remaining checks were not run\n");
       break;
@@ -97,6 +101,7 @@ void print_speed(const cuda::Speed& speed, double copy) {
 void run_speeds(cuda::Driver& driver, cuda::Card& card, double copy, Report& report) {
   std::printf("| kernel | shape | microseconds | rate | part of the copy's | distance |\n|---|---|---|---|---|---|\n");
   for (const cuda::SpeedCase& each : cuda::speed_cases()) {
+    if (!report.wants(each.name)) continue;
     if (seconds_so_far() > kMaxSeconds) {
       std::printf("\ntime is over: the remaining kernels were not timed\n");
       break;
@@ -123,11 +128,12 @@ void run_speeds(cuda::Driver& driver, cuda::Card& card, double copy, Report& rep
 
 int main(int count, char** words) {
   if (count < 2) {
-    std::fprintf(stderr, "usage: ptx_bench FOLDER [RESULTS.json]\n");
+    std::fprintf(stderr, "usage: ptx_bench FOLDER [RESULTS.json [NAME]]\n");
     return 2;
   }
   seconds_so_far();
   Report report;
+  if (count > 3) report.wanted = words[3];
   try {
     cuda::Driver driver;
     cuda::Card card(driver, words[1]);

@@ -17,6 +17,57 @@ struct WeightRows {
 
 static inline float sum_of(float4 x) { return (x[0] + x[1]) + (x[2] + x[3]); }
 
+// Lanes whose parts follow each other read one run of the input 64 bytes apart, so that all meet in the same few banks of
+// the cache: that, not memory, bounded Q8_0, MXFP4 and the IQ4 types on an H200. Formats that gain by it (docs/kernels.md)
+// let lanes read their four runs in four different orders and put them back in place in registers: the same bits.
+template <class F>
+struct TurnedRuns {
+  enum : uint { kUsed = 0 };
+};
+template <>
+struct TurnedRuns<Q8_0> {
+  enum : uint { kUsed = 1 };
+};
+template <>
+struct TurnedRuns<Q4_0> {
+  enum : uint { kUsed = 1 };
+};
+template <>
+struct TurnedRuns<Q4_1> {
+  enum : uint { kUsed = 1 };
+};
+template <>
+struct TurnedRuns<IQ4_NL> {
+  enum : uint { kUsed = 1 };
+};
+template <>
+struct TurnedRuns<MXFP4> {
+  enum : uint { kUsed = 1 };
+};
+template <>
+struct TurnedRuns<IQ4_XS> {
+  enum : uint { kUsed = 1 };
+};
+
+static inline void swap_if(bool wanted, thread float4 &a, thread float4 &b) {
+  const float4 first = a;
+  const float4 second = b;
+  a = wanted ? second : first;
+  b = wanted ? first : second;
+}
+
+// A part's four runs of the input, read in the order that belongs to its index.
+template <class F>
+static inline void load_turned(device const float *from, uint part, uint index, thread float4 *inputs) {
+  const uint turn = index / 2 % 4;
+#pragma unroll
+  for (uint run = 0; run < 4; ++run) inputs[run] = *(device const float4 *)(from + F::column(part, run ^ turn));
+  swap_if((turn & 1) != 0, inputs[0], inputs[1]);
+  swap_if((turn & 1) != 0, inputs[2], inputs[3]);
+  swap_if((turn & 2) != 0, inputs[0], inputs[2]);
+  swap_if((turn & 2) != 0, inputs[1], inputs[3]);
+}
+
 // Adds the products of one part of every row to `sums`.
 template <class F, uint kRows>
 static inline void add_part(thread const WeightRows<kRows> &rows, uint index, device const float *x,
@@ -28,8 +79,12 @@ static inline void add_part(thread const WeightRows<kRows> &rows, uint index, de
   const uint part = index % parts;
   device const float *from = x + block * uint(F::kBlockValues);
   float4 inputs[runs];
+  if (TurnedRuns<F>::kUsed != 0) {
+    load_turned<F>(from, part, index, inputs);
+  } else {
 #pragma unroll
-  for (uint run = 0; run < runs; ++run) inputs[run] = *(device const float4 *)(from + F::column(part, run));
+    for (uint run = 0; run < runs; ++run) inputs[run] = *(device const float4 *)(from + F::column(part, run));
+  }
   float input_sums[F::kScales];
   if (F::kHasMinimum != 0) {
 #pragma unroll
