@@ -17,22 +17,23 @@ using namespace moestream::gpu;
 // How keys and values are kept: rows of head_dim numbers.
 
 struct KvF32 {
-  static float one(device const uchar *row, uint i) { return ((device const float *)row)[i]; }
+  static float2 two(device const uchar *row, uint i) { return *(device const float2 *)(row + 4 * i); }
   static float4 four(device const uchar *row, uint i) { return *(device const float4 *)(row + 4 * i); }
   static void store(device uchar *row, uint i, float value) { ((device float *)row)[i] = value; }
 };
 
 struct KvF16 {
-  static float one(device const uchar *row, uint i) { return float(((device const half *)row)[i]); }
+  static float2 two(device const uchar *row, uint i) { return float2(*(device const half2 *)(row + 2 * i)); }
   static float4 four(device const uchar *row, uint i) { return float4(*(device const half4 *)(row + 2 * i)); }
   static void store(device uchar *row, uint i, float value) { ((device half *)row)[i] = half(value); }
 };
 
 // Blocks of 32: d f16 | q i8[32]. A simdgroup stores a whole block, a value per lane.
 struct KvQ8 {
-  static float one(device const uchar *row, uint i) {
+  static float2 two(device const uchar *row, uint i) {
     device const uchar *block = row + 34 * (i / 32);
-    return float(int(((device const char *)(block + 2))[i % 32])) * float(*(device const half *)block);
+    device const char *codes = (device const char *)(block + 2 + i % 32);
+    return float2(float(int(codes[0])), float(int(codes[1]))) * float(*(device const half *)block);
   }
   static float4 four(device const uchar *row, uint i) {
     device const uchar *block = row + 34 * (i / 32);
@@ -124,6 +125,7 @@ static inline void exchange(thread float *parts, uint lane) {
 }
 
 constant constexpr uint kDimsPerLane = kMaxHeadDim / kSimdWidth;
+constant constexpr uint kPairsPerLane = kDimsPerLane / 2;
 
 constant constexpr uint kSimdgroups = kAttentionThreads / kSimdWidth;
 
@@ -153,16 +155,17 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
   const ulong cache = cache_offset(arguments, rows[row].sequence, kv_head);
   device const float *q = query + (ulong(row) * arguments.heads + group.x) * arguments.query_head_width;
 
-  // Eight lanes share a position's key: lane l has the fours l, l + 8, and so on.
+  // Eight lanes share a position's key: lane l has the fours l, l + 8, and so on. Beyond the head's end lanes read its
+  // last numbers and count them for nothing: a load in a branch would be waited for before the next one begins.
   float4 query_fours[kDimsPerLane];
 #pragma unroll
   for (uint j = 0; j < kDimsPerLane; ++j) {
     const uint at = 4 * (lane % 8 + 8 * j);
     query_fours[j] = at < dim ? *(device const float4 *)(q + at) : float4(0.0f);
   }
-  float output[kDimsPerLane];
+  float2 output[kPairsPerLane];
 #pragma unroll
-  for (uint j = 0; j < kDimsPerLane; ++j) output[j] = 0.0f;
+  for (uint j = 0; j < kPairsPerLane; ++j) output[j] = float2(0.0f);
   float maximum = -INFINITY;
   float sum = 0.0f;
   for (uint tile = begin + kSimdWidth * simdgroup; tile < end; tile += kAttentionThreads) {
@@ -174,8 +177,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
       float4 four = float4(0.0f);
 #pragma unroll
       for (uint j = 0; j < kDimsPerLane; ++j) {
-        const uint at = 4 * (lane % 8 + 8 * j);
-        if (at < dim) four = fma(Kv::four(key, at), query_fours[j], four);
+        four = fma(Kv::four(key, min(4 * (lane % 8 + 8 * j), dim - 4)), query_fours[j], four);
       }
       products[step] = (four[0] + four[1]) + (four[2] + four[3]);
     }
@@ -192,7 +194,7 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     sum = sum * shrink + simd_sum(weight);
     maximum = larger;
 #pragma unroll
-    for (uint j = 0; j < kDimsPerLane; ++j) output[j] *= shrink;
+    for (uint j = 0; j < kPairsPerLane; ++j) output[j] *= shrink;
     weights[simdgroup * kSimdWidth + offset] = weight;
     simdgroup_barrier(mem_flags::mem_threadgroup);
     const uint count = min(kSimdWidth + 0u, end - tile);
@@ -201,9 +203,8 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
       const float of_position = weights[simdgroup * kSimdWidth + p];
       device const uchar *value = values + cache + ulong(tile + p) * arguments.row_bytes;
 #pragma unroll
-      for (uint j = 0; j < kDimsPerLane; ++j) {
-        const uint at = lane + kSimdWidth * j;
-        if (at < dim) output[j] = fma(of_position, Kv::one(value, at), output[j]);
+      for (uint j = 0; j < kPairsPerLane; ++j) {
+        output[j] = fma(float2(of_position), Kv::two(value, min(2 * (lane + kSimdWidth * j), dim - 2)), output[j]);
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);  // before the next tile's weights
@@ -214,7 +215,9 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     sums[simdgroup] = sum;
   }
 #pragma unroll
-  for (uint j = 0; j < kDimsPerLane; ++j) outputs[simdgroup * kMaxHeadDim + lane + kSimdWidth * j] = output[j];
+  for (uint j = 0; j < kPairsPerLane; ++j) {
+    *(threadgroup float2 *)(outputs + simdgroup * kMaxHeadDim + 2 * (lane + kSimdWidth * j)) = output[j];
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float largest = maxima[0];  // the first simdgroup has a tile always
 #pragma unroll

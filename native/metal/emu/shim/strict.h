@@ -83,5 +83,6 @@ void simdgroup_multiply_accumulate(__private simdgroup_matrix<D, 8, 8>&, __priva
 
 // Metal converts by constructor; OpenCL has no such call for its vectors.
 #define float4(...) strict::make<float4, 4>(__VA_ARGS__)
+#define float2(...) strict::make<float2, 2>(__VA_ARGS__)
 #define half2(...) strict::make<half2, 2>(__VA_ARGS__)
 #define ulong2(...) strict::make<ulong2, 2>(__VA_ARGS__)
