@@ -42,7 +42,7 @@ enum : uint {
   kAttentionThreads = 128,
   kMaxHeadDim = 256,
   // A split of attention is kAttentionChunk positions until kMaxAttentionSplits of them no longer reach.
-  kAttentionChunk = 512,
+  kAttentionChunk = 128,
   kMaxAttentionSplits = 16,
 
   kDeltaMaxDim = 128,

@@ -197,11 +197,11 @@ kernel void attention(device const float *query [[buffer(0)]],  // (step rows, h
     for (uint j = 0; j < kPairsPerLane; ++j) output[j] *= shrink;
     weights[simdgroup * kSimdWidth + offset] = weight;
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    const uint count = min(kSimdWidth + 0u, end - tile);
-#pragma unroll 4
-    for (uint p = 0; p < count; ++p) {
+    // Positions beyond the end count for nothing, so that every tile is the same straight run of loads.
+#pragma unroll 8
+    for (uint p = 0; p < kSimdWidth; ++p) {
       const float of_position = weights[simdgroup * kSimdWidth + p];
-      device const uchar *value = values + cache + ulong(tile + p) * arguments.row_bytes;
+      device const uchar *value = values + cache + ulong(min(tile + p, end - 1)) * arguments.row_bytes;
 #pragma unroll
       for (uint j = 0; j < kPairsPerLane; ++j) {
         output[j] = fma(float2(of_position), Kv::two(value, min(2 * (lane + kSimdWidth * j), dim - 2)), output[j]);
