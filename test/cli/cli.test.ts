@@ -97,7 +97,11 @@ describe('generate', () => {
   ] as const)('%s ends it with %i within a token', async (signal, code) => {
     let killed = false;
     const run = await runCli(
-      ['generate', ...model, '--temp', '1', '-s', '1', '-n', '3000', 'Tell me everything'],
+      // So hot that no end comes by chance.
+      [
+        ...['generate', ...model, '--temp', '99', '--top-k', '0', '--top-p', '1', '--min-p', '0', '-s', '1'],
+        ...['-n', '3000', 'Tell me everything'],
+      ],
       {
         onStdout: (text, kill) => {
           if (killed || text.length < 10) return;

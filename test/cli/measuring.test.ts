@@ -20,7 +20,7 @@ const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const SMALL = ['--memory', '25M', '-c', '256', '-p', '8', '-n', '8'];
 const env = { XDG_CACHE_HOME: temporaryFolder() };
 
-/** Runs until there is a result of some kind, or the time is over, and then sends the signal. */
+/** What it printed until the signal that it is sent after that time, and how it ended. */
 function killedAfter(args: readonly string[], millis: number, signal: NodeJS.Signals): Promise<string> {
   const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...env } });
   let output = '';
@@ -238,14 +238,18 @@ experiments:
     const folder = temporaryFolder();
     const file = join(folder, 'plan.yaml');
     writeFileSync(file, plan);
-    const first = killedAfter(['research', file, '-q'], 8000, 'SIGINT');
+    const first = spawn(process.execPath, [MAIN, 'research', file, '-q'], {
+      env: { ...process.env, ...env },
+    });
+    const ended = once(first, 'close');
     await expect
-      .poll(() => existsSync(join(folder, 'plan.results', 'research.lock')), { timeout: 7000 })
+      .poll(() => existsSync(join(folder, 'plan.results', 'research.lock')), { timeout: 40_000 })
       .toBe(true);
     const { code, stderr } = await runCli(['research', file, '-q'], { env });
     expect(code).toBe(1);
     expect(stderr).toContain('is at work on these results');
-    await first;
+    first.kill('SIGINT');
+    expect(await ended).toEqual([130, null]);
   });
 
   it('says with the line what is wrong with a plan', async () => {

@@ -114,7 +114,25 @@ describe('a recorded trace', () => {
     const path = join(folder, 'interrupted.trace');
     let killed = false;
     const run = await runCli(
-      ['generate', ...MODEL, '-q', '--temp', '1', '-s', '1', '--trace-routing', path, 'Tell me everything'],
+      // So hot that no end comes by chance.
+      [
+        ...[
+          'generate',
+          ...MODEL,
+          '-q',
+          '--temp',
+          '99',
+          '--top-k',
+          '0',
+          '--top-p',
+          '1',
+          '--min-p',
+          '0',
+          '-s',
+          '1',
+        ],
+        ...['-n', '3000', '--trace-routing', path, 'Tell me everything'],
+      ],
       {
         env,
         onStdout: (text, kill) => {

@@ -157,9 +157,10 @@ describe('interrupted', () => {
 
   beforeAll(async () => {
     await makeModel({ ...TINY, layers: 6, outlier: 3, experts: 160 }, large);
+    const began = performance.now();
     const run = await runCli(['pack', large, '-o', whole, '-q']);
+    wholeMillis = performance.now() - began;
     expect(run.code).toBe(0);
-    wholeMillis = run.millis;
   });
 
   it('by kill -9 at any point, goes on and ends with the same bytes', async () => {

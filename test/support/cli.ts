@@ -11,7 +11,6 @@ export interface CliRun {
   readonly signal: NodeJS.Signals | null;
   readonly stdout: string;
   readonly stderr: string;
-  readonly millis: number;
 }
 
 export interface CliOptions {
@@ -25,7 +24,6 @@ export interface CliOptions {
 }
 
 export function runCli(args: readonly string[], options: CliOptions = {}): Promise<CliRun> {
-  const began = performance.now();
   const child = spawn(process.execPath, [MAIN, ...args], { env: { ...process.env, ...options.env } });
   options.kill?.then(() => child.kill('SIGKILL'));
   let stdout = '';
@@ -41,9 +39,7 @@ export function runCli(args: readonly string[], options: CliOptions = {}): Promi
   child.stdin.end(options.input ?? '');
   return new Promise((resolve, reject) => {
     child.on('error', reject);
-    child.on('close', (code, signal) =>
-      resolve({ code, signal, stdout, stderr, millis: performance.now() - began }),
-    );
+    child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr }));
   });
 }
 
