@@ -76,16 +76,23 @@ function rowOf(
   return { ...base, from: 'default', detail };
 }
 
+/** What it means that a setting has no value, where that is not the plan's choice. */
+const UNSET: Partial<Record<SettingName, string>> = {
+  lookahead: '-',
+  experts: "the model's",
+  embedding: "the model's",
+  lmHead: "the model's",
+  expertsPerToken: "the model's",
+};
+
 function cellsOf({ setting, flag, value, from, detail }: ConfigRow): string[] {
   const text =
     value === null
-      ? setting === 'lookahead'
-        ? '-'
-        : 'by the plan'
+      ? (UNSET[setting] ?? 'by the plan')
       : setting === 'memory'
         ? formatBytes(Number(value))
-        : String(value);
-  return [flag.slice(2), text, from, detail];
+        : value;
+  return [flag.slice(2), String(text), from, detail];
 }
 
 function profileLine({ entry, path }: AppliedProfile, flags: ConfigFlags): string {
