@@ -89,6 +89,7 @@ std::vector<float> RandomMatrix::dequantised() const {
 }
 
 std::string lower_name(cpu::TensorType type) {
+  if (cpu::is_affine(type)) return "affine" + std::to_string(cpu::affine_of(type).bits);
   std::string name(cpu::traits_of(type).name);
   std::ranges::transform(name, name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return name;
