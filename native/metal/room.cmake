@@ -18,6 +18,7 @@ add_room(metal
   native/cpu/dequantize_affine.cpp
   native/cpu/dequantize_iq.cpp
   native/cpu/dequantize_k.cpp
+  native/cpu/expert_places.cpp
   native/cpu/memory.cpp
   native/cpu/model_config.cpp
   native/cpu/saved_sequence.cpp

@@ -82,8 +82,7 @@ class KernelChecks : public Napi::ObjectWrap<KernelChecks> {
 };
 
 Napi::Value supports_type(const Napi::CallbackInfo& info) {
-  const cpu::TypeTraits* const traits = find_type(type_id(info[0], "type"));
-  return Napi::Boolean::New(info.Env(), traits != nullptr && !cpu::is_affine(traits->type));
+  return Napi::Boolean::New(info.Env(), find_type(type_id(info[0], "type")) != nullptr);
 }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
