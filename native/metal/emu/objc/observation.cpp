@@ -25,7 +25,7 @@ Injection& injection() {
 void reset_observation(bool log) {
   Counters& all = counters();
   for (std::atomic<long>* each : {&all.created, &all.committed, &all.completed, &all.failed, &all.discarded, &all.waits,
-                                  &all.encoders, &all.dispatches, &all.barriers}) {
+                                  &all.encoders, &all.dispatches, &all.barriers, &all.bindings}) {
     *each = 0;
   }
   Injection& one = injection();
