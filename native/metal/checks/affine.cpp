@@ -1,5 +1,4 @@
 // MLX's affine formats, every width of code with every group, from arrays at any byte.
-#include "../../cpu/dequantize.h"
 #include "../../cpu/elementary.h"
 #include "../../cpu/vector_kernels.h"
 #include "checks.h"
@@ -10,81 +9,19 @@ namespace {
 
 using cpu::TensorType;
 
-// Bytes before the codes, the scales and the biases.
-struct Skews {
-  std::uint32_t codes;
-  std::uint32_t scales;
-  std::uint32_t biases;
-
-  std::uint32_t packed() const { return codes | scales << 8 | biases << 16; }
-};
-
-constexpr Skews kAligned{0, 0, 0};
+constexpr ArraySkews kAligned{0, 0, 0};
 // Between words, between numbers, and both.
-constexpr Skews kSkewed[] = {{1, 3, 2}, {2, 1, 1}, {3, 2, 3}, {2, 2, 0}};
+constexpr ArraySkews kSkewed[] = {{1, 3, 2}, {2, 1, 1}, {3, 2, 3}, {2, 2, 0}};
 
-std::uint32_t group_shift(TensorType type) {
-  return static_cast<std::uint32_t>(__builtin_ctz(cpu::affine_of(type).group));
-}
-
-// One of an affine matrix's arrays, its first byte behind some that belong to others. Ends with a whole word, as memory
-// does; what is behind the last wanted byte's word is not there.
-std::vector<std::uint8_t> array_of(std::size_t bytes, std::uint32_t skew) {
-  return std::vector<std::uint8_t>((skew + bytes + kAffineAlign - 1) / kAffineAlign * kAffineAlign, 0xff);
-}
-
-struct AffineMatrix {
-  AffineMatrix(TensorType of_type, std::size_t of_cols, std::size_t of_rows, const Skews& of_skews, Random& random)
-      : type(of_type),
-        cols(of_cols),
-        rows(of_rows),
-        skews(of_skews),
-        codes(array_of(of_rows * cpu::row_bytes(of_type, of_cols), skews.codes)),
-        scales(array_of(of_rows * cpu::side_row_bytes(of_type, of_cols), skews.scales)),
-        biases(array_of(of_rows * cpu::side_row_bytes(of_type, of_cols), skews.biases)) {
-    const std::span<std::uint8_t> wanted =
-        std::span(codes).subspan(skews.codes, rows * cpu::row_bytes(type, cols));
-    for (std::uint8_t& each : wanted) each = static_cast<std::uint8_t>(random.word() >> 40);
-    const std::size_t side_bytes = rows * cpu::side_row_bytes(type, cols);
-    fill_blocks(TensorType::BF16, std::span(scales).subspan(skews.scales, side_bytes), random);
-    fill_blocks(TensorType::BF16, std::span(biases).subspan(skews.biases, side_bytes), random);
-  }
-
-  std::vector<float> dequantised() const {
-    std::vector<float> values(rows * cols);
-    cpu::affine_dequantizer(cpu::affine_of(type))(codes.data() + skews.codes, scales.data() + skews.scales,
-                                                  biases.data() + skews.biases, values.data(), values.size());
-    return values;
-  }
-
-  // (inputs, rows)
-  std::vector<float> times(const std::vector<float>& x) const {
-    const std::vector<float> weights = dequantised();
-    std::vector<float> y(x.size() / cols * rows);
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      y[i] = cpu::vector_kernels().dot(weights.data() + i % rows * cols, x.data() + i / rows * cols, cols);
-    }
-    return y;
-  }
-
-  TensorType type;
-  std::size_t cols;
-  std::size_t rows;
-  Skews skews;
-  std::vector<std::uint8_t> codes;   // (rows, cols * bits / 8) behind the skew
-  std::vector<std::uint8_t> scales;  // (rows, cols / group), bfloat16
-  std::vector<std::uint8_t> biases;
-};
-
-AffineArguments arguments_of(const AffineMatrix& first, const AffineMatrix& second) {
-  return {group_shift(first.type), {}, {first.skews.packed(), second.skews.packed(), 0, 0}};
+AffineArguments arguments_of(const RandomAffine& first, const RandomAffine& second) {
+  return {first.group_shift(), {}, {first.skews.packed(), second.skews.packed(), 0, 0}};
 }
 
 // Two matrices in one dispatch, of which each begins at other bytes.
 double check_matvec(Runner& runner, TensorType type) {
   Random random(21);
   const std::size_t cols = 640;
-  const AffineMatrix matrices[] = {{type, cols, 11, kSkewed[0], random}, {type, cols, 5, kAligned, random}};
+  const RandomAffine matrices[] = {{type, cols, 11, kSkewed[0], random}, {type, cols, 5, kAligned, random}};
   const std::vector<float> x = random.numbers(2 * cols);
   const std::vector<std::uint32_t> none(1);
   std::vector<float> y[] = {std::vector<float>(2 * 11), std::vector<float>(2 * 5)};
@@ -92,7 +29,7 @@ double check_matvec(Runner& runner, TensorType type) {
   AffineArguments affine = arguments_of(matrices[0], matrices[1]);
   Dispatch dispatch{"matvec_" + lower_name(type), {}, {3, 2, 1}, kMatvecThreads};
   for (std::uint32_t s = 0; s < 4; ++s) {
-    const AffineMatrix& matrix = matrices[s % 2];
+    const RandomAffine& matrix = matrices[s % 2];
     dispatch.buffers.push_back(bound(s, matrix.codes));
     dispatch.buffers.push_back(bound(5 + s, y[s % 2]));
     dispatch.buffers.push_back(bound(12 + s, matrix.scales));
@@ -110,8 +47,8 @@ double check_matvec(Runner& runner, TensorType type) {
 double check_gated(Runner& runner, TensorType type) {
   Random random(22);
   const std::size_t cols = 384;
-  const AffineMatrix gate(type, cols, 6, kSkewed[1], random);
-  const AffineMatrix up(type, cols, 6, kSkewed[2], random);
+  const RandomAffine gate(type, cols, 6, kSkewed[1], random);
+  const RandomAffine up(type, cols, 6, kSkewed[2], random);
   // Codes are up to 255 times a scale: small inputs keep gates between shut and open.
   const std::vector<float> x = random.numbers(cols, 0.01f);
   const std::vector<std::uint32_t> none(1);
@@ -134,7 +71,7 @@ double check_tiles(Runner& runner, TensorType type, const std::string& kernel) {
   Random random(23);
   const std::size_t cols = 256;
   const std::size_t inputs = 35;
-  const AffineMatrix matrix(type, cols, 37, kSkewed[3], random);
+  const RandomAffine matrix(type, cols, 37, kSkewed[3], random);
   const std::vector<float> x = random.numbers(inputs * cols);
   const std::vector<std::uint32_t> none(1);
   std::vector<float> y(inputs * matrix.rows);
@@ -155,7 +92,7 @@ double check_tensor(Runner& runner, TensorType type) { return check_tiles(runner
 double check_embed(Runner& runner, TensorType type) {
   Random random(24);
   const std::size_t cols = 384;
-  const AffineMatrix table(type, cols, 9, kSkewed[0], random);
+  const RandomAffine table(type, cols, 9, kSkewed[0], random);
   const std::vector<RowEntry> rows{{8, 0, 0, 0}, {0, 1, 0, 0}, {5, 2, 0, 0}};
   std::vector<float> stream(rows.size() * cols);
   EmbedArguments arguments{static_cast<uint>(cols), 9};
@@ -177,7 +114,7 @@ double check_embed(Runner& runner, TensorType type) {
 double check_scores(Runner& runner, TensorType type) {
   Random random(25);
   const std::size_t cols = 384;
-  const AffineMatrix matrix(type, cols, 10, kSkewed[2], random);
+  const RandomAffine matrix(type, cols, 10, kSkewed[2], random);
   const std::vector<float> x = random.numbers(2 * cols);
   std::vector<float> scores(2 * matrix.rows);
   RouterArguments arguments{10, static_cast<uint>(cols), 1, 0};
