@@ -7,7 +7,7 @@ namespace {
 constexpr std::size_t kEventsMax = 1'000'000;
 
 std::mutex log_mutex;
-std::vector<std::string> log_events;
+std::vector<std::string>& log_events = *new std::vector<std::string>;  // a queue may outlive statics
 bool logging = false;
 
 }  // namespace
