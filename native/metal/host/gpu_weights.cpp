@@ -84,20 +84,6 @@ std::size_t small_bytes(const ModelConfig& config, const cpu::Weights& weights) 
   return bytes;
 }
 
-// Bytes at which a matrix of this type may begin; the kernels read that much at once.
-std::size_t alignment_of(TensorType type) {
-  switch (type) {
-    case TensorType::F16:
-    case TensorType::BF16: return 16;
-    case TensorType::Q4_K:
-    case TensorType::Q5_K:
-    case TensorType::IQ4_XS: return 8;
-    case TensorType::F32: return 4;
-    case TensorType::MXFP4: return 1;
-    default: return cpu::is_affine(type) ? 1 : 2;
-  }
-}
-
 void check_readable(TensorType type, std::size_t cols, std::uintptr_t address) {
   const std::size_t values = type == TensorType::F32 ? 4 : type == TensorType::F16 || type == TensorType::BF16 ? 8 : 1;
   const std::string name(cpu::traits_of(type).name);
@@ -113,6 +99,19 @@ void check_readable(TensorType type, std::size_t cols, std::uintptr_t address) {
 }
 
 }  // namespace
+
+std::size_t alignment_of(TensorType type) {
+  switch (type) {
+    case TensorType::F16:
+    case TensorType::BF16: return 16;
+    case TensorType::Q4_K:
+    case TensorType::Q5_K:
+    case TensorType::IQ4_XS: return 8;
+    case TensorType::F32: return 4;
+    case TensorType::MXFP4: return 1;
+    default: return cpu::is_affine(type) ? 1 : 2;
+  }
+}
 
 std::size_t longest_array(TensorType type, std::size_t cols, std::size_t rows) {
   // Scales and biases have 2 bytes for at least 32 values, whose codes have at least 8.

@@ -53,6 +53,8 @@ class GpuWeights {
   Place final_norm_;
 };
 
+// Bytes at which a matrix of this type may begin: the kernels read that much at once.
+std::size_t alignment_of(cpu::TensorType type);
 // The longest of the arrays that a matrix has.
 std::size_t longest_array(cpu::TensorType type, std::size_t cols, std::size_t rows);
 // Where the GPU finds a matrix of this memory; not given when it is not. Throws GpuError when no kernel could read it.
