@@ -26,6 +26,7 @@ const SANITIZERS = {
 const CPU_SOURCES = {
   codebooks: [],
   dequantize: [],
+  dequantize_affine: [],
   dequantize_iq: [],
   dequantize_k: [],
   tensor_type: [],

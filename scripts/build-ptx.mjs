@@ -18,6 +18,7 @@ const PROCESSES = 2;
 const CPU_SOURCES = [
   'codebooks',
   'dequantize',
+  'dequantize_affine',
   'dequantize_iq',
   'dequantize_k',
   'tensor_type',

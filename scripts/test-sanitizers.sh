@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds the native tests twice, with the address and undefined behaviour sanitizers and with the thread sanitizer, and
-# runs them. Needs a compiler, CMake and the sanitizers' libraries; no Node. Builds are kept under build/, so a second
-# run compiles only what has changed.
+# runs them: the rooms alone, then the Metal backend on the emulated GPU, where clang 19 is there to build that. Needs a
+# compiler, CMake and the sanitizers' libraries; no Node. Builds are kept under build/, so a second run compiles only what
+# has changed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,24 +10,62 @@ cd "$(dirname "$0")/.."
 fixed=""
 if command -v setarch >/dev/null && setarch "$(uname -m)" -R true 2>/dev/null; then fixed="setarch $(uname -m) -R"; fi
 
-run_with() {
-  name=$1
-  shift
-  folder=build/sanitizer-$name
-  cmake -S . -B "$folder" -DSANITIZE="$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
-  cmake --build "$folder" --target native_tests --parallel "${JOBS:-2}" >"$folder/build.log" 2>&1 || {
+# NAME SANITIZERS TARGETS [CMake options]: builds into build/sanitizer-NAME
+build() {
+  folder=build/sanitizer-$1
+  sanitizers=$2
+  targets=$3
+  shift 3
+  cmake -S . -B "$folder" -DSANITIZE="$sanitizers" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+    -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/$folder/tests" "$@" >/dev/null
+  # shellcheck disable=SC2086
+  cmake --build "$folder" --target $targets --parallel "${JOBS:-2}" >"$folder/build.log" 2>&1 || {
     cat "$folder/build.log"
     exit 1
   }
+}
+
+run_rooms() {
+  build "$1" "$2" native_tests
   for test in thread-pool reading backend-steps kernel-equality; do
-    echo "== $name: $test"
+    echo "== $1: $test"
     # shellcheck disable=SC2086
-    $fixed timeout 300 "$folder/tests/$test"
+    $fixed timeout 300 "build/sanitizer-$1/tests/$test"
   done
 }
 
-export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1
+# The host, the fake Metal and the kernels in one program; and the host code that is wrong on purpose, in which the fake
+# must find the mistake before a sanitizer does.
+run_metal() {
+  CC=clang-19 CXX=clang++-19 build "metal-$1" "$2" "metal_steps metal_misuse" -DMOESTREAM_METAL_EMULATOR=ON
+  programs=build/sanitizer-metal-$1/tests
+  echo "== metal-$1: metal-steps"
+  # shellcheck disable=SC2086
+  $fixed timeout 1200 "$programs/metal_steps"
+  for mistake in $("$programs/metal_misuse"); do
+    # It ends as mistakes end; what counts is who found it.
+    # shellcheck disable=SC2086
+    found=$($fixed timeout 60 "$programs/metal_misuse" "$mistake" 2>&1) || true
+    case "$found" in
+      *Sanitizer*)
+        echo "== metal-$1: the planted mistake $mistake"
+        echo "$found"
+        exit 1
+        ;;
+    esac
+  done
+  echo "metal-misuse: nothing that the fake did not find first"
+}
+
+# A fiber's stack is not the thread's, so the detector of uses after a return would make one more for every lane.
+export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export TSAN_OPTIONS=halt_on_error=1
-run_with address address,undefined
-run_with thread thread
+run_rooms address address,undefined
+run_rooms thread thread
+if command -v clang++-19 >/dev/null; then
+  run_metal address address,undefined
+  run_metal thread thread
+else
+  echo "skipped: the Metal backend on the emulated GPU, which needs clang 19"
+fi

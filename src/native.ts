@@ -322,6 +322,8 @@ export interface KernelChecks {
 export interface MetalAddon extends BackendAddon {
   /** Throws GPU_UNAVAILABLE where there is none. */
   device(): MetalDevice;
+  /** The kernels read matrices of this type from multiples of so many bytes. */
+  alignmentOf(type: number): number;
   /** Every kernel against the CPU's code on random data. Making one compiles the kernels. */
   readonly KernelChecks: new () => KernelChecks;
   /** Controls of the emulated GPU, where the add-on was built on it. */

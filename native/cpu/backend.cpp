@@ -226,34 +226,13 @@ void Backend::shared(std::size_t layer) {
   shared_done_ = true;
 }
 
-const std::uint8_t* Backend::slab_bytes(std::size_t segment, std::size_t byte_offset, std::size_t bytes) const {
-  if (segment >= slab_.size()) refuse("slab segment " + std::to_string(segment) + " is not bound");
-  const std::span<const std::uint8_t> memory = slab_[segment];
-  if (byte_offset > memory.size() || bytes > memory.size() - byte_offset) {
-    refuse("an expert at byte " + std::to_string(byte_offset) + " reaches beyond its slab segment");
-  }
-  return memory.data() + byte_offset;
-}
-
-Matrix Backend::slab_matrix(std::size_t segment, const MatrixPlace& place, TensorType type, std::size_t cols,
-                            std::size_t rows) const {
-  Matrix matrix{type, cols, rows, slab_bytes(segment, place.data, rows * row_bytes(type, cols))};
-  if (is_affine(type)) {
-    if (!place.apart) refuse("an expert of an affine type comes without the places of its scales and biases");
-    const std::size_t bytes = rows * side_row_bytes(type, cols);
-    matrix.scales = slab_bytes(segment, place.scales, bytes);
-    matrix.biases = slab_bytes(segment, place.biases, bytes);
-  }
-  return matrix;
-}
-
 void Backend::expert(std::size_t layer, std::size_t expert, std::size_t segment, const ExpertPlaces& places) {
   expect_layer(Next::kCombine, layer, "expert");
   const ExpertTypes& types = weights_.layer(layer).expert_types;
   const ExpertWeights blocks{
-      .gate = slab_matrix(segment, places.gate, types.gate, config_.hidden, config_.expert_width),
-      .up = slab_matrix(segment, places.up, types.up, config_.hidden, config_.expert_width),
-      .down = slab_matrix(segment, places.down, types.down, config_.expert_width, config_.hidden),
+      .gate = slab_matrix(slab_, segment, places.gate, types.gate, config_.hidden, config_.expert_width),
+      .up = slab_matrix(slab_, segment, places.up, types.up, config_.hidden, config_.expert_width),
+      .down = slab_matrix(slab_, segment, places.down, types.down, config_.expert_width, config_.hidden),
   };
   run_expert(step_, blocks, expert);
 }

@@ -69,9 +69,6 @@ class Backend {
   void norm_stream(std::size_t first_row, std::size_t row_count, const Vector& weight);
   void add_mixed();
   void publish_routes() const;
-  const std::uint8_t* slab_bytes(std::size_t segment, std::size_t byte_offset, std::size_t bytes) const;
-  Matrix slab_matrix(std::size_t segment, const MatrixPlace& place, TensorType type, std::size_t cols,
-                     std::size_t rows) const;
 
   const ModelConfig config_;
   Scratch scratch_;

@@ -251,13 +251,13 @@ class BackendObject : public Napi::ObjectWrap<BackendObject<Backend>> {
     return Napi::Reference<Napi::Value>::New(value, 1);
   }
 
-  std::unique_ptr<Backend> backend_;
   std::vector<Napi::Reference<Napi::Value>> tensors_;
   std::vector<Napi::Reference<Napi::Value>> slab_;
   Napi::Reference<Napi::Value> rows_;
   Napi::Reference<Napi::Value> route_ids_;
   Napi::Reference<Napi::Value> route_weights_;
   Napi::Reference<Napi::Value> logits_;
+  std::unique_ptr<Backend> backend_;  // the last member goes first: it may still be reading
 };
 
 }  // namespace moestream::cpu

@@ -2,6 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "operands.h"
 
 namespace moestream::cpu {
 
@@ -18,5 +22,9 @@ struct ExpertPlaces {
   MatrixPlace up;
   MatrixPlace down;
 };
+
+// The matrix at `place` of a segment. Throws std::logic_error when it is not all inside, or a part of it has no place.
+Matrix slab_matrix(std::span<const std::span<const std::uint8_t>> segments, std::size_t segment, const MatrixPlace& place,
+                   TensorType type, std::size_t cols, std::size_t rows);
 
 }  // namespace moestream::cpu

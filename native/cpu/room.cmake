@@ -9,6 +9,7 @@ add_room(cpu
   native/cpu/dequantize_affine.cpp
   native/cpu/dequantize_iq.cpp
   native/cpu/dequantize_k.cpp
+  native/cpu/expert_places.cpp
   native/cpu/fast/fast_multiplier.cpp
   native/cpu/fast/portable.cpp
   native/cpu/fast/products.cpp

@@ -15,15 +15,16 @@ namespace {
 
 using cpu::TensorType;
 using gpu::Random;
+using gpu::RandomAffine;
 using gpu::RandomMatrix;
 
 constexpr std::size_t kPattern = 64;
 constexpr std::size_t kWalkedBytes = std::size_t{600} << 20;
 
 // `rows` rows on the card, the pattern again and again.
-void fill(Driver& driver, const RandomMatrix& pattern, Address to, std::size_t rows) {
-  const std::size_t row_bytes = pattern.bytes.size() / kPattern;
-  driver.upload(to, pattern.bytes.data(), pattern.bytes.size());
+void fill(Driver& driver, const std::vector<std::uint8_t>& pattern, Address to, std::size_t rows) {
+  const std::size_t row_bytes = pattern.size() / kPattern;
+  driver.upload(to, pattern.data(), pattern.size());
   std::size_t done = kPattern;
   while (done < rows) {
     const std::size_t next = std::min(done, rows - done);
@@ -68,7 +69,7 @@ Speed matvec(Driver& driver, Card& card, TensorType type, const Shape& shape) {
   const std::size_t matrix_bytes = shape.rows * cpu::row_bytes(type, shape.cols);
   const std::size_t copies = std::max<std::size_t>(1, (kWalkedBytes + matrix_bytes - 1) / matrix_bytes);
   const Memory weights(driver, copies * matrix_bytes);
-  for (std::size_t c = 0; c < copies; ++c) fill(driver, pattern, weights.address() + c * matrix_bytes, shape.rows);
+  for (std::size_t c = 0; c < copies; ++c) fill(driver, pattern.bytes, weights.address() + c * matrix_bytes, shape.rows);
   const Memory input(driver, x.size() * sizeof(float));
   const Memory output(driver, shape.rows * sizeof(float));
   const gpu::MatvecArguments values{static_cast<gpu::uint>(shape.cols), 1, 0, 0,
@@ -103,8 +104,8 @@ Speed gated(Driver& driver, Card& card, TensorType type, const Shape& shape) {
   const std::size_t experts = std::max<std::size_t>(1, kWalkedBytes / (2 * matrix_bytes));
   const Memory weights(driver, experts * 2 * matrix_bytes);
   for (std::size_t e = 0; e < experts; ++e) {
-    fill(driver, gate, weights.address() + 2 * e * matrix_bytes, shape.rows);
-    fill(driver, up, weights.address() + (2 * e + 1) * matrix_bytes, shape.rows);
+    fill(driver, gate.bytes, weights.address() + 2 * e * matrix_bytes, shape.rows);
+    fill(driver, up.bytes, weights.address() + (2 * e + 1) * matrix_bytes, shape.rows);
   }
   const Memory input(driver, x.size() * sizeof(float));
   const Memory output(driver, shape.rows * sizeof(float));
@@ -138,7 +139,7 @@ Speed matmul(Driver& driver, Card& card, TensorType type, const Shape& shape, st
   const RandomMatrix pattern(type, shape.cols, kPattern, random);
   const std::vector<float> x = random.numbers(inputs * shape.cols);
   const Memory weights(driver, shape.rows * cpu::row_bytes(type, shape.cols));
-  fill(driver, pattern, weights.address(), shape.rows);
+  fill(driver, pattern.bytes, weights.address(), shape.rows);
   const Memory input(driver, x.size() * sizeof(float));
   const Memory output(driver, inputs * shape.rows * sizeof(float));
   const gpu::MatmulArguments values{static_cast<gpu::uint>(shape.cols), static_cast<gpu::uint>(shape.rows),
@@ -167,38 +168,49 @@ Speed matmul(Driver& driver, Card& card, TensorType type, const Shape& shape, st
   return speed;
 }
 
-// Codes, scales and biases are the same random words for every row: what is timed does not depend on them.
-Speed affine(Driver& driver, Card& card, std::uint32_t bits, const Shape& shape) {
+// The large product of an affine type, its scales and biases beside it.
+Speed affine(Driver& driver, Card& card, TensorType type, const Shape& shape) {
   Random random(74);
-  const std::size_t code_bytes = shape.rows * shape.cols * bits / 8;
-  const std::size_t group_bytes = shape.rows * shape.cols / 64 * 2;
-  const std::size_t copies = kWalkedBytes / code_bytes + 1;
-  const Memory codes(driver, copies * code_bytes);
-  const Memory groups(driver, group_bytes);
-  std::vector<std::uint16_t> bfloats(group_bytes / 2);
-  for (std::uint16_t& each : bfloats) each = static_cast<std::uint16_t>(0x3c00u + random.below(0x100u));
-  upload(driver, groups, bfloats);
+  const RandomAffine pattern(type, shape.cols, kPattern, {}, random);
   const std::vector<float> x = random.numbers(shape.cols);
+  const std::size_t code_bytes = shape.rows * cpu::row_bytes(type, shape.cols);
+  const std::size_t side_bytes = shape.rows * cpu::side_row_bytes(type, shape.cols);
+  const std::size_t matrix_bytes = code_bytes + 2 * side_bytes;
+  const std::size_t copies = std::max<std::size_t>(1, (kWalkedBytes + matrix_bytes - 1) / matrix_bytes);
+  const Memory weights(driver, copies * matrix_bytes);
+  for (std::size_t c = 0; c < copies; ++c) {
+    const Address at = weights.address() + c * matrix_bytes;
+    fill(driver, pattern.codes, at, shape.rows);
+    fill(driver, pattern.scales, at + code_bytes, shape.rows);
+    fill(driver, pattern.biases, at + code_bytes + side_bytes, shape.rows);
+  }
   const Memory input(driver, x.size() * sizeof(float));
   const Memory output(driver, shape.rows * sizeof(float));
   const gpu::MatvecArguments values{static_cast<gpu::uint>(shape.cols), 1, 0, 0,
                                     {static_cast<gpu::uint>(shape.rows), 0, 0, 0}, {0, 0, 0, 0}};
+  const gpu::AffineArguments arrays{pattern.group_shift(), {}, {}};
   const Memory arguments(driver, sizeof values);
+  const Memory array_arguments(driver, sizeof arrays);
   upload(driver, input, x);
   driver.upload(arguments.address(), &values, sizeof values);
+  driver.upload(array_arguments.address(), &arrays, sizeof arrays);
   Arguments bound;
   bound.buffers[4] = input.address();
   bound.buffers[5] = output.address();
   bound.buffers[9] = arguments.address();
-  bound.buffers[12] = groups.address();
-  bound.buffers[16] = groups.address();
-  const std::string kernel = "matvec_mlx" + std::to_string(bits);
+  bound.buffers[20] = array_arguments.address();
+  const std::string kernel = "matvec_" + gpu::lower_name(type);
   void* const function = card.function(kernel);
-  Speed speed{kernel, text_of(shape), 0, static_cast<double>(code_bytes + 2 * group_bytes), 0, -1};
+  Speed speed{kernel, text_of(shape), 0, static_cast<double>(matrix_bytes), 0, 0};
   speed.microseconds = time_of(driver, copies, [&](std::size_t i) {
-    bound.buffers[0] = codes.address() + i * code_bytes;
+    bound.buffers[0] = weights.address() + i * matrix_bytes;
+    bound.buffers[12] = bound.buffers[0] + code_bytes;
+    bound.buffers[16] = bound.buffers[12] + side_bytes;
     driver.launch(function, {gpu::groups_of(shape.rows, gpu::kMatvecRows), 1, 1}, gpu::kMatvecThreads, &bound);
   });
+  std::vector<float> y(shape.rows);
+  driver.download(y.data(), output.address(), y.size() * sizeof(float));
+  speed.distance = distance_of(y, pattern.times(x), shape.rows);
   return speed;
 }
 
@@ -216,9 +228,12 @@ void add_product_cases(std::vector<SpeedCase>& cases) {
     cases.push_back({"gated_" + name, [=](Driver& driver, Card& card) { return gated(driver, card, type, kInner); }});
     cases.push_back({"matvec_" + name, [=](Driver& driver, Card& card) { return matvec(driver, card, type, kOuter); }});
   }
-  for (const std::uint32_t bits : {4u, 2u}) {
-    cases.push_back({"matvec_mlx" + std::to_string(bits),
-                     [=](Driver& driver, Card& card) { return affine(driver, card, bits, kLarge); }});
+  for (const unsigned bits : {2u, 3u, 4u, 5u, 6u, 8u}) {
+    const TensorType type = cpu::affine_type(bits, 64);
+    for (const Shape& shape : {kLarge, kOuter}) {
+      cases.push_back({"matvec_" + gpu::lower_name(type),
+                       [=](Driver& driver, Card& card) { return affine(driver, card, type, shape); }});
+    }
   }
   for (const TensorType type : {TensorType::F32, TensorType::Q8_0, TensorType::Q4_K, TensorType::IQ3_XXS}) {
     cases.push_back({"matmul_" + gpu::lower_name(type), [=](Driver& driver, Card& card) {

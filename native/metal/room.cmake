@@ -18,6 +18,7 @@ add_room(metal
   native/cpu/dequantize_affine.cpp
   native/cpu/dequantize_iq.cpp
   native/cpu/dequantize_k.cpp
+  native/cpu/expert_places.cpp
   native/cpu/memory.cpp
   native/cpu/model_config.cpp
   native/cpu/saved_sequence.cpp
@@ -77,3 +78,11 @@ add_executable(metal_misuse EXCLUDE_FROM_ALL native/metal/emu/objc/misuse.cpp)
 target_link_libraries(metal_misuse PRIVATE metal_room fake_metal_room metal_emulator emulated_kernels ${CMAKE_DL_LIBS})
 target_link_options(metal_misuse PRIVATE -rdynamic)
 set_target_properties(metal_misuse PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_LIBRARY_OUTPUT_DIRECTORY})
+
+# The backend without Node, for the sanitizers: scripts/test-sanitizers.sh. Not part of the package.
+if(EXISTS ${CMAKE_SOURCE_DIR}/test/native/metal-steps.cpp)
+  add_executable(metal_steps EXCLUDE_FROM_ALL test/native/metal-steps.cpp)
+  target_link_libraries(metal_steps PRIVATE metal_room fake_metal_room metal_emulator emulated_kernels ${CMAKE_DL_LIBS})
+  target_link_options(metal_steps PRIVATE -rdynamic)
+  set_target_properties(metal_steps PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+endif()

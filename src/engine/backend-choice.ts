@@ -5,6 +5,7 @@
  * the types of this model, and says what it took and why. A wish is followed without a test, and fails when it cannot be.
  */
 import { MoestreamError } from '../errors.ts';
+import type { GgmlType } from '../model/ggml-types.ts';
 import type { Model } from '../model/model.ts';
 import { type BackendName, loadCpu, loadMetal, type MetalAddon } from '../native.ts';
 import { metalChecks } from '../selftest/metal-checks.ts';
@@ -15,7 +16,7 @@ export function chooseBackend(model: Model, settings: EngineSettings): BackendNa
   if (settings.backend === 'cpu') return 'cpu';
   if (settings.backend === 'metal') {
     const metal = loadMetal();
-    refuseOtherTypes(metal, model);
+    refuseUnreadable(metal, model);
     if (metal.emulator !== undefined)
       settings.notice('computing on an emulated GPU, which is slow and for tests');
     return 'metal';
@@ -26,16 +27,42 @@ export function chooseBackend(model: Model, settings: EngineSettings): BackendNa
   return reason === undefined ? 'metal' : 'cpu';
 }
 
-function refuseOtherTypes(metal: MetalAddon, model: Model): void {
-  const types = [
-    ...model.tensors.dense,
-    ...model.tensors.experts.flatMap(({ gate, up, down }) => [gate, up, down]),
-  ];
-  const other = types.find(({ type }) => !metal.supportsType(type.id));
-  if (other === undefined) return;
-  throw new MoestreamError('MODEL_UNSUPPORTED', `the Metal backend has no kernels for ${other.type.name}`, {
-    hint: 'Use --backend cpu.',
-  });
+/** Throws MODEL_UNSUPPORTED naming the first matrix that no kernel reads, for its type or the place where it begins. */
+function refuseUnreadable(metal: MetalAddon, model: Model): void {
+  for (const { tensor, type, places } of matricesOf(model)) {
+    const refuse = (reason: string): never => {
+      throw new MoestreamError('MODEL_UNSUPPORTED', `${reason}: ${tensor}`, { hint: 'Use --backend cpu.' });
+    };
+    if (!metal.supportsType(type.id)) refuse(`the Metal backend has no kernels for ${type.name}`);
+    // Bytes lie in the pages of memory as they lie in those of the file.
+    const alignment = metal.alignmentOf(type.id);
+    const odd = places.find((byte) => byte % alignment !== 0);
+    if (odd !== undefined)
+      refuse(
+        `the Metal kernels read ${type.name} from multiples of ${alignment} bytes, not from byte ${odd}`,
+      );
+  }
+}
+
+interface PlacedMatrix {
+  readonly tensor: string;
+  readonly type: GgmlType;
+  /** Where it begins; of the experts' the first two: the rest follows from them. */
+  readonly places: readonly number[];
+}
+
+/** What the GPU reads as it lies in the files: all but the small tensors that are widened when a model is opened. */
+function* matricesOf(model: Model): Generator<PlacedMatrix> {
+  for (const { name, layer, type, rows, offsetBytes } of model.tensors.dense) {
+    if (rows === 1 || name === 'ssm_conv1d.weight') continue;
+    yield { tensor: layer < 0 ? name : `blk.${layer}.${name}`, type, places: [offsetBytes] };
+  }
+  for (const [layer, experts] of model.tensors.experts.entries()) {
+    for (const [which, { type, offsetBytes, strideBytes }] of Object.entries(experts)) {
+      const places = [offsetBytes, offsetBytes + strideBytes];
+      yield { tensor: `blk.${layer}.ffn_${which}_exps.weight`, type, places };
+    }
+  }
 }
 
 /** The types that a model's matrices have. */
@@ -52,7 +79,7 @@ function reasonAgainstMetal(model: Model, settings: EngineSettings): string | un
     // Refuses shapes that the kernels do not take.
     planOf(model, { ...settings, backend: 'metal' });
     const metal = loadMetal();
-    refuseOtherTypes(metal, model);
+    refuseUnreadable(metal, model);
     return firstFailure(metal, typesOf(model), settings.kvType);
   } catch (error) {
     if (!MoestreamError.is(error)) throw error;

@@ -6,7 +6,7 @@
  * formula. `blockBytes` counts all three, so sizes follow from `rowBytes` as with any other type; `affineBytes` takes them
  * apart. The number behind it: 1024 x 4096 at 4 bits in groups of 64 are 2,097,152 + 131,072 + 131,072 bytes.
  */
-import { GGML_TYPES, type GgmlType } from './ggml-types.ts';
+import { GGML_TYPES, type GgmlType, ggmlType } from './ggml-types.ts';
 
 export const AFFINE_BITS = [2, 3, 4, 5, 6, 8] as const;
 export const AFFINE_GROUPS = [32, 64, 128] as const;
@@ -33,6 +33,15 @@ const TYPES: readonly GgmlType[] = AFFINE_BITS.flatMap((bits) =>
 const BY_NAME: ReadonlyMap<string, GgmlType> = new Map(
   [...GGML_TYPES.values(), ...TYPES].map((type) => [type.name, type]),
 );
+
+const BY_ID: ReadonlyMap<number, GgmlType> = new Map(TYPES.map((type) => [type.id, type]));
+
+export const AFFINE_TYPE_IDS: readonly number[] = [...BY_ID.keys()];
+
+/** The type of that number, of either kind, of a tensor that has passed the checks; so an unknown one is our bug. */
+export function tensorType(id: number): GgmlType {
+  return BY_ID.get(id) ?? ggmlType(id);
+}
 
 /** Undefined for parameters that no kernel knows. */
 export function affineType(bits: number, group: number): GgmlType | undefined {

@@ -3,7 +3,8 @@
  * models that take every part of a layer through prefill and decode. It is what `--backend auto` asks before it trusts a
  * GPU, for the model's own types, and what `moestream doctor` shows in full.
  */
-import { ggmlType, SUPPORTED_TYPE_IDS } from '../model/ggml-types.ts';
+import { AFFINE_TYPE_IDS, tensorType } from '../model/affine-types.ts';
+import { SUPPORTED_TYPE_IDS } from '../model/ggml-types.ts';
 import {
   type BackendAddon,
   type BackendConfig,
@@ -26,6 +27,7 @@ export interface Check {
 /** Sums run in another order than the CPU's: 1e-6 is usual. A wrong kernel is off by more than 1e-2. */
 const TOLERANCE = 1e-4;
 const F32 = 0;
+const ALL_TYPE_IDS = [...SUPPORTED_TYPE_IDS, ...AFFINE_TYPE_IDS];
 const KV_TYPES: readonly BackendConfig['kvType'][] = ['f32', 'f16', 'q8_0'];
 /** Prefill in two chunks, of which one is longer than DeltaNet's, then decode. */
 const STEPS = [21, 3, 1, 1] as const;
@@ -82,7 +84,8 @@ function compareModels(
 
 /** One line for all the kernels of a name, `matvec_q8_0` of `matvec_q8_0 (3 x 40)`. */
 function* kernelChecks(metal: MetalAddon, types: readonly number[]): Generator<Check> {
-  const unwanted = new Set(SUPPORTED_TYPE_IDS.filter((id) => !types.includes(id)).map(suffixOf));
+  const wanted = new Set(types.map(suffixOf));
+  const unwanted = new Set(ALL_TYPE_IDS.map(suffixOf).filter((suffix) => !wanted.has(suffix)));
   let checks: KernelChecks;
   try {
     checks = new metal.KernelChecks();
@@ -94,7 +97,7 @@ function* kernelChecks(metal: MetalAddon, types: readonly number[]): Generator<C
   }
   const indices = new Map<string, number[]>();
   checks.list().forEach(({ kernel }, index) => {
-    const family = /^(?:matvec|gated|matmul|tensor_matmul|embed)(_.+)$/.exec(kernel);
+    const family = /^(?:matvec|gated|matmul|tensor_matmul|embed|router_scores)(_.+)$/.exec(kernel);
     if (family !== null && unwanted.has(family[1]!)) return;
     indices.set(kernel, [...(indices.get(kernel) ?? []), index]);
   });
@@ -102,7 +105,11 @@ function* kernelChecks(metal: MetalAddon, types: readonly number[]): Generator<C
   for (const [kernel, which] of indices) yield kernelCheck(kernel, which, list, checks);
 }
 
-const suffixOf = (type: number): string => `_${ggmlType(type).name.toLowerCase()}`;
+/** A type at the end of a kernel's name; the affine types of one width share theirs. */
+function suffixOf(id: number): string {
+  const { name, affine } = tensorType(id);
+  return affine === undefined ? `_${name.toLowerCase()}` : `_affine${affine.bits}`;
+}
 
 function kernelCheck(
   kernel: string,
@@ -125,7 +132,7 @@ function kernelCheck(
   }
 }
 
-/** The checks one after the other, for these ggml types and types of keys and values. */
+/** The checks one after the other, for these types of tensors and types of keys and values. */
 export function* metalChecks(
   cpu: CpuAddon,
   metal: MetalAddon,
@@ -134,7 +141,7 @@ export function* metalChecks(
 ): Generator<Check> {
   yield* kernelChecks(metal, types);
   for (const type of types) {
-    const { name } = ggmlType(type);
+    const { name } = tensorType(type);
     const options = { ...SMALL, architecture: 'plain', type, width: 256 } as const;
     yield check(`a model of ${name}`, () => compareModels(cpu, metal, options, TYPE_STEPS));
   }
@@ -151,4 +158,4 @@ export function* metalChecks(
 
 /** Everything that the kernels can do. */
 export const allMetalChecks = (cpu: CpuAddon, metal: MetalAddon): Generator<Check> =>
-  metalChecks(cpu, metal, SUPPORTED_TYPE_IDS, KV_TYPES);
+  metalChecks(cpu, metal, ALL_TYPE_IDS, KV_TYPES);

@@ -6,7 +6,8 @@
  * scales stand.
  */
 import { invariant } from '../errors.ts';
-import { type GgmlType, ggmlType } from '../model/ggml-types.ts';
+import { affineBytes, tensorType } from '../model/affine-types.ts';
+import type { GgmlType } from '../model/ggml-types.ts';
 import type { CpuAddon } from '../native.ts';
 
 /** Bytes in a block at which half floats stand that scale it. */
@@ -49,7 +50,10 @@ export function randomSource(seed: number): Random {
 /** Uniform in [-1, 1). */
 export const signed = (random: Random): number => random() / 2 ** 31 - 1;
 
-/** Fills whole blocks of a type; the values come to about `size` in the square mean. */
+/**
+ * Fills whole blocks of a type; the values come to about `size` in the square mean. Of an affine type they are laid out as
+ * `dequantize` takes them: all codes, then all scales, then all biases.
+ */
 export function fillRandom(
   cpu: CpuAddon,
   typeId: number,
@@ -57,9 +61,10 @@ export function fillRandom(
   size: number,
   into: Uint8Array,
 ): void {
-  const type = ggmlType(typeId);
+  const type = tensorType(typeId);
   const wide = 2 * size;
-  if (type.name === 'F32') fillFloats(into, () => wide * signed(random));
+  if (type.affine !== undefined) fillAffine(type, into, random, size);
+  else if (type.name === 'F32') fillFloats(into, () => wide * signed(random));
   else if (type.name === 'BF16' || type.name === 'F16') fillHalves(type, into, random, wide);
   else fillBlocks(cpu, type, into, random, size);
 }
@@ -77,6 +82,30 @@ function fillBlocks(cpu: CpuAddon, type: GgmlType, into: Uint8Array, random: Ran
 function fillFloats(into: Uint8Array, value: () => number): void {
   const view = new DataView(into.buffer, into.byteOffset, into.byteLength);
   for (let at = 0; at < into.length; at += 4) view.setFloat32(at, value(), true);
+}
+
+/** Every group has a scale of its own, and a bias near that which centres its values: one of a neighbour shows. */
+function fillAffine(type: GgmlType, into: Uint8Array, random: Random, size: number): void {
+  const values = (into.length / type.blockBytes) * type.blockSize;
+  const { codes, side } = affineBytes(type, values);
+  const steps = 2 ** type.affine!.bits;
+  for (let at = 0; at < codes; at++) into[at] = random() >>> 24;
+  const view = new DataView(into.buffer, into.byteOffset + codes, 2 * side);
+  for (let at = 0; at < side; at += 2) {
+    // Equal codes of all values would have a square mean of steps^2 / 12.
+    const scale = ((size * Math.sqrt(12)) / steps) * (1 + signed(random) / 2);
+    view.setUint16(at, bfloat(scale), true);
+    view.setUint16(side + at, bfloat(-scale * ((steps - 1) / 2 + signed(random))), true);
+  }
+}
+
+const float = new Float32Array(1);
+const word = new Uint32Array(float.buffer);
+
+/** Rounded towards zero. */
+function bfloat(value: number): number {
+  float[0] = value;
+  return word[0]! >>> 16;
 }
 
 /** Random signs and fractions under one exponent. */

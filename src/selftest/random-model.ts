@@ -2,7 +2,8 @@
  * A random model of a few layers, small enough to run in milliseconds, that uses every part of an architecture; and one
  * run of it through a backend. Weights lie in shared memory as in the engine.
  */
-import { ggmlType, rowBytes } from '../model/ggml-types.ts';
+import { affineBytes, tensorType } from '../model/affine-types.ts';
+import { rowBytes } from '../model/ggml-types.ts';
 import {
   type Backend,
   type BackendAddon,
@@ -19,6 +20,8 @@ import { fillRandom, type Random, randomSource, signed } from './random-blocks.t
 const F32 = 0;
 /** Where tensors start in GGUF files at the most. */
 const ALIGN_BYTES = 64;
+/** In checkpoints tensors follow a header of any length, without padding: those of affine types may start anywhere. */
+const AFFINE_SKEW_BYTES = 3;
 
 /** `hybrid` has DeltaNet and attention layers and a shared expert; `grouped` is its older form; `plain` only attends. */
 export type Architecture = 'hybrid' | 'grouped' | 'plain';
@@ -34,13 +37,16 @@ export interface RandomModelOptions {
   readonly contextLength: number;
 }
 
+/** What `setTensor` takes: the blocks, or codes with their scales and biases. */
+type Parts = readonly [bytes: Uint8Array, scales?: Uint8Array, biases?: Uint8Array];
+
 interface Tensor {
   readonly name: string;
   readonly layer: number;
   readonly type: number;
   readonly cols: number;
   readonly rows: number;
-  readonly bytes: Uint8Array;
+  readonly parts: Parts;
 }
 
 export interface RandomModel {
@@ -48,8 +54,10 @@ export interface RandomModel {
   readonly type: number;
   readonly tensors: readonly Tensor[];
   readonly slab: Uint8Array;
-  /** Bytes of one matrix of an expert; (layer, expert, which) stand behind each other. */
+  /** Bytes from one matrix of an expert to the next; (layer, expert, which) stand behind each other. */
   readonly matrixBytes: number;
+  /** Bytes from an affine matrix to its scales and its biases; none of any other. */
+  readonly sides: readonly [scales: number, biases: number] | undefined;
 }
 
 function configOf({ architecture, kvType, width, contextLength }: RandomModelOptions): BackendConfig {
@@ -153,14 +161,27 @@ function delta(config: BackendConfig, architecture: Architecture, layer: number)
   ];
 }
 
-function fill(cpu: CpuAddon, random: Random, tensor: Tensor, kind: Spec[4]): void {
-  if (kind === 'matrix') {
-    fillRandom(cpu, tensor.type, random, 1 / Math.sqrt(tensor.cols), tensor.bytes);
-    return;
+/** Fills the memory of a tensor, and says where in it the tensor's parts are. */
+function fill(cpu: CpuAddon, random: Random, spec: Spec, type: number, bytes: Uint8Array): Parts {
+  const [name, , cols, rows, kind] = spec;
+  if (kind !== 'matrix') {
+    const values = new Float32Array(cols * rows);
+    for (let at = 0; at < values.length; at++) values[at] = randomValue(name, kind, random);
+    bytes.set(new Uint8Array(values.buffer));
+    return [bytes];
   }
-  const values = new Float32Array(tensor.cols * tensor.rows);
-  for (let at = 0; at < values.length; at++) values[at] = randomValue(tensor.name, kind, random);
-  tensor.bytes.set(new Uint8Array(values.buffer));
+  fillRandom(cpu, type, random, 1 / Math.sqrt(cols), bytes);
+  const sides = sidesOf(type, cols * rows);
+  if (sides === undefined) return [bytes];
+  return [bytes.subarray(0, sides[0]), bytes.subarray(...sides), bytes.subarray(sides[1])];
+}
+
+/** Where scales and biases begin behind the codes of so many values. */
+function sidesOf(typeId: number, values: number): RandomModel['sides'] {
+  const type = tensorType(typeId);
+  if (type.affine === undefined) return undefined;
+  const { codes, side } = affineBytes(type, values);
+  return [codes, codes + side];
 }
 
 function randomValue(name: string, kind: Spec[4], random: Random): number {
@@ -169,25 +190,48 @@ function randomValue(name: string, kind: Spec[4], random: Random): number {
   return name === 'ssm_a' ? -0.6 + signed(random) / 2 : signed(random);
 }
 
+/** Bytes before an affine matrix, others at each. */
+const skewOf = (type: number, index: number): number =>
+  tensorType(type).affine === undefined ? 0 : 1 + (index % AFFINE_SKEW_BYTES);
+
 export function randomModel(cpu: CpuAddon, options: RandomModelOptions): RandomModel {
   const config = configOf(options);
   const random = randomSource(1 + options.type);
   const specs = specsOf(config, options.architecture);
-  const typeOf = (kind: Spec[4]): number => (kind === 'matrix' ? options.type : F32);
-  const sizes = specs.map(([, , cols, rows, kind]) => rows * rowBytes(ggmlType(typeOf(kind)), cols));
-  const memory = allocateShared(sizes.reduce((sum, size) => sum + roundUp(size, ALIGN_BYTES), 0));
-  let begin = 0;
-  const tensors = specs.map(([name, layer, cols, rows, kind], index) => {
-    const bytes = memory.subarray(begin, begin + sizes[index]!);
-    begin += roundUp(bytes.length, ALIGN_BYTES);
-    const tensor = { name, layer, type: typeOf(kind), cols, rows, bytes };
-    fill(cpu, random, tensor, kind);
-    return tensor;
+  const places = specs.map(([, , cols, rows, kind], index) => {
+    const type = kind === 'matrix' ? options.type : F32;
+    return { type, skew: skewOf(type, index), size: rows * rowBytes(tensorType(type), cols) };
   });
-  const matrixBytes = config.hidden * rowBytes(ggmlType(options.type), config.expertWidth);
-  const slab = allocateShared(config.layers * config.experts * 3 * matrixBytes);
-  fillRandom(cpu, options.type, random, 1 / Math.sqrt(config.hidden), slab);
-  return { config, type: options.type, tensors, slab, matrixBytes };
+  const memory = allocateShared(
+    places.reduce((sum, { skew, size }) => sum + roundUp(skew + size, ALIGN_BYTES), 0),
+  );
+  let begin = 0;
+  const tensors = specs.map((spec, index) => {
+    const { type, skew, size } = places[index]!;
+    const bytes = memory.subarray(begin + skew, begin + skew + size);
+    begin += roundUp(skew + size, ALIGN_BYTES);
+    const [name, layer, cols, rows] = spec;
+    return { name, layer, type, cols, rows, parts: fill(cpu, random, spec, type, bytes) };
+  });
+  return { config, type: options.type, tensors, ...randomExperts(cpu, random, config, options.type) };
+}
+
+type Experts = Pick<RandomModel, 'slab' | 'matrixBytes' | 'sides'>;
+
+function randomExperts(cpu: CpuAddon, random: Random, config: BackendConfig, type: number): Experts {
+  const { hidden, expertWidth, layers, experts } = config;
+  const size = hidden * rowBytes(tensorType(type), expertWidth);
+  const sides = sidesOf(type, hidden * expertWidth);
+  const count = layers * experts * 3;
+  // An odd distance: affine matrices begin at every remainder.
+  const matrixBytes = sides === undefined ? size : size + 1;
+  const slab = allocateShared(count * matrixBytes);
+  const length = 1 / Math.sqrt(hidden);
+  if (sides === undefined) fillRandom(cpu, type, random, length, slab);
+  else
+    for (let at = 0; at < slab.length; at += matrixBytes)
+      fillRandom(cpu, type, random, length, slab.subarray(at, at + size));
+  return { slab, matrixBytes, sides };
 }
 
 export interface RunResult {
@@ -222,8 +266,8 @@ class ModelRun {
     this.ids = new Int32Array(config.maxRows * config.expertsPerToken);
     this.slots = new Float32Array(config.maxRows * config.vocabulary);
     this.backend = new addon.Backend(config);
-    for (const { name, layer, type, cols, rows, bytes } of model.tensors)
-      this.backend.setTensor(name, layer, type, cols, rows, bytes);
+    for (const { name, layer, type, cols, rows, parts } of model.tensors)
+      this.backend.setTensor(name, layer, type, cols, rows, ...parts);
     for (let layer = 0; layer < config.layers; layer++)
       this.backend.setExpertTypes(layer, model.type, model.type, model.type);
     this.backend.seal();
@@ -254,8 +298,26 @@ class ModelRun {
       routes.push(...chosen);
       backend.shared(layer);
       for (const expert of new Set(chosen)) {
-        const at = (layer * config.experts + expert) * 3 * model.matrixBytes;
-        backend.expert(layer, expert, 0, at, at + model.matrixBytes, at + 2 * model.matrixBytes);
+        const gate = (layer * config.experts + expert) * 3 * model.matrixBytes;
+        const [up, down] = [gate + model.matrixBytes, gate + 2 * model.matrixBytes];
+        if (model.sides === undefined) backend.expert(layer, expert, 0, gate, up, down);
+        else {
+          const [s, b] = model.sides;
+          backend.expert(
+            layer,
+            expert,
+            0,
+            gate,
+            up,
+            down,
+            gate + s,
+            gate + b,
+            up + s,
+            up + b,
+            down + s,
+            down + b,
+          );
+        }
       }
       backend.combine(layer);
     }

@@ -14,8 +14,10 @@ using moestream::cpu::ThreadPool;
 using moestream::test::check;
 using moestream::test::next_word;
 
-void covers_every_item_once(std::size_t threads) {
-  ThreadPool pool(threads);
+constexpr std::size_t kSpins = 500;
+
+void covers_every_item_once(std::size_t threads, std::size_t spins) {
+  ThreadPool pool(threads, spins);
   check(pool.threads() == threads, "the caller counts");
   std::uint64_t state = threads;
   for (int round = 0; round < 400; ++round) {
@@ -36,8 +38,8 @@ void covers_every_item_once(std::size_t threads) {
 }
 
 // A step reads what the step before wrote, from other threads.
-void steps_follow_each_other(std::size_t threads) {
-  ThreadPool pool(threads);
+void steps_follow_each_other(std::size_t threads, std::size_t spins) {
+  ThreadPool pool(threads, spins);
   constexpr std::size_t kItems = 512;
   std::vector<std::uint64_t> values(kItems, 1);
   std::vector<std::uint64_t> next(kItems, 0);
@@ -55,7 +57,7 @@ void steps_follow_each_other(std::size_t threads) {
 
 void pools_end_at_any_moment() {
   for (int round = 0; round < 60; ++round) {
-    ThreadPool pool(1 + static_cast<std::size_t>(round) % 5);
+    ThreadPool pool(1 + static_cast<std::size_t>(round) % 5, round % 2 == 0 ? 0 : kSpins);
     std::vector<int> touched(64, 0);
     for (int run = 0; run < round % 3; ++run) {
       pool.run(touched.size(), 1, [&](std::size_t begin, std::size_t end, std::size_t) {
@@ -69,8 +71,11 @@ void pools_end_at_any_moment() {
 
 int main() {
   for (const std::size_t threads : {1, 2, 3, 8}) {
-    covers_every_item_once(threads);
-    steps_follow_each_other(threads);
+    // Workers that sleep at once, and some that are still looking.
+    for (const std::size_t spins : {std::size_t{0}, kSpins}) {
+      covers_every_item_once(threads, spins);
+      steps_follow_each_other(threads, spins);
+    }
   }
   pools_end_at_any_moment();
   return moestream::test::result("thread-pool");

@@ -27,14 +27,18 @@ export function safetensors(header: string | object, data: Uint8Array = new Uint
   return Buffer.concat([length, json, data]);
 }
 
-export function safetensorsOf(tensors: readonly StoredSpec[]): Buffer {
+/** `skew`: the bytes from a multiple of 64 to the first tensor's, if it matters; a header may end in spaces. */
+export function safetensorsOf(tensors: readonly StoredSpec[], skew?: number): Buffer {
   let at = 0;
   const entries = tensors.map(({ name, dtype, shape, data }) => {
     const offsets = [at, at + data.length];
     at += data.length;
     return [name, { dtype, shape, data_offsets: offsets }] as const;
   });
-  return safetensors(Object.fromEntries(entries), Buffer.concat(tensors.map(({ data }) => data)));
+  const header = JSON.stringify(Object.fromEntries(entries));
+  const end = Buffer.byteLength(header) + 8;
+  const spaces = skew === undefined ? 0 : (64 + skew - (end % 64)) % 64;
+  return safetensors(header + ' '.repeat(spaces), Buffer.concat(tensors.map(({ data }) => data)));
 }
 
 export interface Quantization {
@@ -49,6 +53,8 @@ export interface CheckpointOptions {
   /** Of what is not quantised. */
   readonly dtype?: 'F32' | 'BF16';
   readonly shards?: number;
+  /** Where the tensors of each file begin, in bytes beyond a multiple of 64. */
+  readonly skew?: number;
   readonly config?: (config: Config) => void;
 }
 
@@ -152,7 +158,7 @@ class Writer {
     for (const [shard, name] of names.entries()) {
       const part = this.stored.filter((_, index) => index % shards === shard);
       for (const tensor of part) weightMap[tensor.name] = name;
-      writeFileSync(join(this.folder, name), safetensorsOf(part));
+      writeFileSync(join(this.folder, name), safetensorsOf(part, this.options.skew));
     }
     if (shards > 1) this.json('model.safetensors.index.json', { weight_map: weightMap });
     const config = this.config(dialect);

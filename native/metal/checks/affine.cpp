@@ -1,4 +1,4 @@
-// MLX's affine formats, which the CPU backend does not read: the reference is their definition.
+// MLX's affine formats, every width of code with every group, from arrays at any byte.
 #include "../../cpu/elementary.h"
 #include "../../cpu/vector_kernels.h"
 #include "checks.h"
@@ -7,62 +7,31 @@
 namespace moestream::gpu {
 namespace {
 
-constexpr std::size_t kGroup = 64;
+using cpu::TensorType;
 
-struct AffineMatrix {
-  AffineMatrix(std::uint32_t of_bits, std::size_t of_cols, std::size_t of_rows, Random& random)
-      : bits(of_bits), cols(of_cols), rows(of_rows), codes(of_rows * of_cols * of_bits / 32) {
-    for (std::uint32_t& each : codes) each = static_cast<std::uint32_t>(random.word() >> 32);
-    const auto bfloats = [&] {
-      std::vector<std::uint16_t> values(rows * cols / kGroup);
-      for (std::uint16_t& each : values) {
-        each = static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, random.number()) >> 16);
-      }
-      return values;
-    };
-    scales = bfloats();
-    biases = bfloats();
-  }
+constexpr ArraySkews kAligned{0, 0, 0};
+// Between words, between numbers, and both.
+constexpr ArraySkews kSkewed[] = {{1, 3, 2}, {2, 1, 1}, {3, 2, 3}, {2, 2, 0}};
 
-  std::vector<float> dequantised() const {
-    std::vector<float> values(rows * cols);
-    const auto widened = [](std::uint16_t half) {
-      return __builtin_bit_cast(float, static_cast<std::uint32_t>(half) << 16);
-    };
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const std::uint32_t code = codes[i * bits / 32] >> (i * bits % 32) & ((1u << bits) - 1u);
-      values[i] = widened(scales[i / kGroup]) * static_cast<float>(code) + widened(biases[i / kGroup]);
-    }
-    return values;
-  }
+AffineArguments arguments_of(const RandomAffine& first, const RandomAffine& second) {
+  return {first.group_shift(), {}, {first.skews.packed(), second.skews.packed(), 0, 0}};
+}
 
-  std::vector<float> times(const std::vector<float>& x) const {
-    const std::vector<float> weights = dequantised();
-    std::vector<float> y(rows);
-    for (std::size_t r = 0; r < rows; ++r) y[r] = cpu::vector_kernels().dot(weights.data() + r * cols, x.data(), cols);
-    return y;
-  }
-
-  std::uint32_t bits;
-  std::size_t cols;
-  std::size_t rows;
-  std::vector<std::uint32_t> codes;   // (rows, cols * bits / 32)
-  std::vector<std::uint16_t> scales;  // (rows, cols / kGroup), bfloat16
-  std::vector<std::uint16_t> biases;
-};
-
-double check_matvec(Runner& runner, std::uint32_t bits) {
+// Two matrices in one dispatch, of which each begins at other bytes.
+double check_matvec(Runner& runner, TensorType type) {
   Random random(21);
-  const std::size_t cols = 704;
-  const AffineMatrix matrix(bits, cols, 11, random);
-  const std::vector<float> x = random.numbers(cols);
+  const std::size_t cols = 640;
+  const RandomAffine matrices[] = {{type, cols, 11, kSkewed[0], random}, {type, cols, 5, kAligned, random}};
+  const std::vector<float> x = random.numbers(2 * cols);
   const std::vector<std::uint32_t> none(1);
-  std::vector<float> y(11);
-  MatvecArguments arguments{static_cast<uint>(cols), 1, 0, 0, {11, 0, 0, 0}, {0, 0, 0, 0}};
-  Dispatch dispatch{"matvec_mlx" + std::to_string(bits), {}, {2, 1, 1}, kMatvecThreads};
+  std::vector<float> y[] = {std::vector<float>(2 * 11), std::vector<float>(2 * 5)};
+  MatvecArguments arguments{static_cast<uint>(cols), 2, 0, 0, {11, 5, 0, 0}, {0, 2, 0, 0}};
+  AffineArguments affine = arguments_of(matrices[0], matrices[1]);
+  Dispatch dispatch{"matvec_" + lower_name(type), {}, {3, 2, 1}, kMatvecThreads};
   for (std::uint32_t s = 0; s < 4; ++s) {
+    const RandomAffine& matrix = matrices[s % 2];
     dispatch.buffers.push_back(bound(s, matrix.codes));
-    dispatch.buffers.push_back(bound(5 + s, y));
+    dispatch.buffers.push_back(bound(5 + s, y[s % 2]));
     dispatch.buffers.push_back(bound(12 + s, matrix.scales));
     dispatch.buffers.push_back(bound(16 + s, matrix.biases));
   }
@@ -70,23 +39,26 @@ double check_matvec(Runner& runner, std::uint32_t bits) {
   dispatch.buffers.push_back(bound_arguments(9, arguments));
   dispatch.buffers.push_back(bound(10, none));
   dispatch.buffers.push_back(bound(11, none));
+  dispatch.buffers.push_back(bound_arguments(20, affine));
   runner.run(dispatch);
-  return distance(y, matrix.times(x));
+  return std::max(distance(y[0], matrices[0].times(x)), distance(y[1], matrices[1].times(x)));
 }
 
-double check_gated(Runner& runner, std::uint32_t bits) {
+double check_gated(Runner& runner, TensorType type) {
   Random random(22);
-  const std::size_t cols = 192;
-  const AffineMatrix gate(bits, cols, 6, random);
-  const AffineMatrix up(bits, cols, 6, random);
+  const std::size_t cols = 384;
+  const RandomAffine gate(type, cols, 6, kSkewed[1], random);
+  const RandomAffine up(type, cols, 6, kSkewed[2], random);
+  // Codes are up to 255 times a scale: small inputs keep gates between shut and open.
   const std::vector<float> x = random.numbers(cols, 0.01f);
   const std::vector<std::uint32_t> none(1);
   std::vector<float> y(6);
   GatedArguments arguments{static_cast<uint>(cols), 6, 0, 0};
-  runner.run({"gated_mlx" + std::to_string(bits),
+  AffineArguments affine = arguments_of(gate, up);
+  runner.run({"gated_" + lower_name(type),
               {bound(0, gate.codes), bound(1, up.codes), bound(2, x), bound(3, y), bound_arguments(4, arguments),
                bound(5, none), bound(6, none), bound(7, gate.scales), bound(8, gate.biases), bound(9, up.scales),
-               bound(10, up.biases)},
+               bound(10, up.biases), bound_arguments(11, affine)},
               {2, 1, 1},
               kMatvecThreads});
   std::vector<float> expected = gate.times(x);
@@ -95,16 +67,95 @@ double check_gated(Runner& runner, std::uint32_t bits) {
   return distance(y, expected);
 }
 
+double check_tiles(Runner& runner, TensorType type, const std::string& kernel) {
+  Random random(23);
+  const std::size_t cols = 256;
+  const std::size_t inputs = 35;
+  const RandomAffine matrix(type, cols, 37, kSkewed[3], random);
+  const std::vector<float> x = random.numbers(inputs * cols);
+  const std::vector<std::uint32_t> none(1);
+  std::vector<float> y(inputs * matrix.rows);
+  MatmulArguments arguments{static_cast<uint>(cols), 37, static_cast<uint>(inputs), 0};
+  AffineArguments affine = arguments_of(matrix, matrix);
+  runner.run({kernel + lower_name(type),
+              {bound(0, matrix.codes), bound(1, x), bound(2, y), bound_arguments(3, arguments), bound(4, none),
+               bound(5, none), bound(6, matrix.scales), bound(7, matrix.biases), bound_arguments(8, affine)},
+              {groups_of(matrix.rows, kMatmulRows), groups_of(inputs, kMatmulInputs), 1},
+              kMatmulThreads});
+  return distance(y, matrix.times(x));
+}
+
+double check_matmul(Runner& runner, TensorType type) { return check_tiles(runner, type, "matmul_"); }
+
+double check_tensor(Runner& runner, TensorType type) { return check_tiles(runner, type, "tensor_matmul_"); }
+
+double check_embed(Runner& runner, TensorType type) {
+  Random random(24);
+  const std::size_t cols = 384;
+  const RandomAffine table(type, cols, 9, kSkewed[0], random);
+  const std::vector<RowEntry> rows{{8, 0, 0, 0}, {0, 1, 0, 0}, {5, 2, 0, 0}};
+  std::vector<float> stream(rows.size() * cols);
+  EmbedArguments arguments{static_cast<uint>(cols), 9};
+  AffineArguments affine = arguments_of(table, table);
+  runner.run({"embed_" + lower_name(type),
+              {bound(0, table.codes), bound(1, rows), bound(2, stream), bound_arguments(3, arguments),
+               bound(4, table.scales), bound(5, table.biases), bound_arguments(6, affine)},
+              {3, 1, 1},
+              kMatvecThreads});
+  const std::vector<float> all = table.dequantised();
+  std::vector<float> expected;
+  for (const RowEntry& row : rows) {
+    expected.insert(expected.end(), all.begin() + static_cast<std::ptrdiff_t>(row.token * cols),
+                    all.begin() + static_cast<std::ptrdiff_t>((row.token + 1) * cols));
+  }
+  return same_bits(stream, expected);
+}
+
+double check_scores(Runner& runner, TensorType type) {
+  Random random(25);
+  const std::size_t cols = 384;
+  const RandomAffine matrix(type, cols, 10, kSkewed[2], random);
+  const std::vector<float> x = random.numbers(2 * cols);
+  std::vector<float> scores(2 * matrix.rows);
+  RouterArguments arguments{10, static_cast<uint>(cols), 1, 0};
+  AffineArguments affine = arguments_of(matrix, matrix);
+  runner.run({"router_scores_" + lower_name(type),
+              {bound(0, matrix.codes), bound(1, x), bound(2, scores), bound_arguments(3, arguments),
+               bound(4, matrix.scales), bound(5, matrix.biases), bound_arguments(6, affine)},
+              {groups_of(matrix.rows, kRouterExperts), 2, 1},
+              kRouterThreads});
+  return same_bits(scores, matrix.times(x));
+}
+
+struct Kind {
+  const char* name;
+  const char* shape;
+  double tolerance;
+  double (*function)(Runner&, TensorType);
+};
+
+void add_for_every_type(std::vector<Check>& checks, const Kind& kind) {
+  for (const cpu::TypeTraits& traits : cpu::supported_types()) {
+    const TensorType type = traits.type;
+    if (!cpu::is_affine(type)) continue;
+    const std::string group = ", groups of " + std::to_string(cpu::affine_of(type).group);
+    checks.push_back({kind.name + lower_name(type), kind.shape + group, kind.tolerance,
+                      [type, function = kind.function](Runner& runner) { return function(runner, type); }});
+  }
+}
+
 }  // namespace
 
 void add_affine_checks(std::vector<Check>& checks) {
-  for (const std::uint32_t bits : {4u, 2u}) {
-    const std::string name = "mlx" + std::to_string(bits);
-    checks.push_back({"matvec_" + name, "11 x 704", kTolerance,
-                      [bits](Runner& runner) { return check_matvec(runner, bits); }});
-    checks.push_back({"gated_" + name, "6 x 192", kTolerance,
-                      [bits](Runner& runner) { return check_gated(runner, bits); }});
-  }
+  add_for_every_type(checks, {"matvec_", "segments of 11 and 5 rows, 2 inputs", kTolerance, check_matvec});
+  add_for_every_type(checks, {"gated_", "6 rows", kTolerance, check_gated});
+  add_for_every_type(checks, {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul});
+  add_for_every_type(checks, {"embed_", "3 of 9 rows", 0, check_embed});
+  add_for_every_type(checks, {"router_scores_", "10 x 384", 0, check_scores});
+}
+
+void add_affine_tensor_checks(std::vector<Check>& checks) {
+  add_for_every_type(checks, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
 }
 
 }  // namespace moestream::gpu

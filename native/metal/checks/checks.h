@@ -27,6 +27,7 @@ std::vector<Check> all_checks();
 void add_product_checks(std::vector<Check>& checks);
 void add_tensor_checks(std::vector<Check>& checks);  // tensor.metal
 void add_affine_checks(std::vector<Check>& checks);
+void add_affine_tensor_checks(std::vector<Check>& checks);
 void add_elementary_checks(std::vector<Check>& checks);
 void add_router_checks(std::vector<Check>& checks);
 void add_attention_checks(std::vector<Check>& checks);

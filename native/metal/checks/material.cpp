@@ -1,9 +1,11 @@
 #include "material.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "../../cpu/dequantize.h"
+#include "../../cpu/vector_kernels.h"
 
 namespace moestream::gpu {
 
@@ -88,7 +90,54 @@ std::vector<float> RandomMatrix::dequantised() const {
   return values;
 }
 
+namespace {
+
+// Bytes that belong to others stand before the skew's end.
+std::vector<std::uint8_t> array_of(std::size_t bytes, std::uint32_t skew) {
+  return std::vector<std::uint8_t>((skew + bytes + kAffineAlign - 1) / kAffineAlign * kAffineAlign, 0xff);
+}
+
+}  // namespace
+
+RandomAffine::RandomAffine(cpu::TensorType of_type, std::size_t of_cols, std::size_t of_rows, const ArraySkews& of_skews,
+                           Random& random)
+    : type(of_type),
+      cols(of_cols),
+      rows(of_rows),
+      skews(of_skews),
+      codes(array_of(of_rows * cpu::row_bytes(of_type, of_cols), of_skews.codes)),
+      scales(array_of(of_rows * cpu::side_row_bytes(of_type, of_cols), of_skews.scales)),
+      biases(array_of(of_rows * cpu::side_row_bytes(of_type, of_cols), of_skews.biases)) {
+  const std::size_t side_bytes = rows * cpu::side_row_bytes(type, cols);
+  for (std::uint8_t& each : std::span(codes).subspan(skews.codes, rows * cpu::row_bytes(type, cols))) {
+    each = static_cast<std::uint8_t>(random.word() >> 40);
+  }
+  fill_blocks(cpu::TensorType::BF16, std::span(scales).subspan(skews.scales, side_bytes), random);
+  fill_blocks(cpu::TensorType::BF16, std::span(biases).subspan(skews.biases, side_bytes), random);
+}
+
+std::uint32_t RandomAffine::group_shift() const {
+  return static_cast<std::uint32_t>(std::countr_zero(cpu::affine_of(type).group));
+}
+
+std::vector<float> RandomAffine::dequantised() const {
+  std::vector<float> values(rows * cols);
+  cpu::affine_dequantizer(cpu::affine_of(type))(codes.data() + skews.codes, scales.data() + skews.scales,
+                                                biases.data() + skews.biases, values.data(), values.size());
+  return values;
+}
+
+std::vector<float> RandomAffine::times(const std::vector<float>& x) const {
+  const std::vector<float> weights = dequantised();
+  std::vector<float> y(x.size() / cols * rows);
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    y[i] = cpu::vector_kernels().dot(weights.data() + i % rows * cols, x.data() + i / rows * cols, cols);
+  }
+  return y;
+}
+
 std::string lower_name(cpu::TensorType type) {
+  if (cpu::is_affine(type)) return "affine" + std::to_string(cpu::affine_of(type).bits);
   std::string name(cpu::traits_of(type).name);
   std::ranges::transform(name, name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   return name;

@@ -41,6 +41,32 @@ struct RandomMatrix {
   std::vector<std::uint8_t> bytes;
 };
 
+// Bytes before the codes, the scales and the biases of an affine matrix.
+struct ArraySkews {
+  std::uint32_t codes = 0;
+  std::uint32_t scales = 0;
+  std::uint32_t biases = 0;
+
+  std::uint32_t packed() const { return codes | scales << 8 | biases << 16; }  // as AffineArguments has them
+};
+
+// A matrix of an affine type: random codes, scales and biases in arrays that end with the word of their last byte.
+struct RandomAffine {
+  RandomAffine(cpu::TensorType type, std::size_t cols, std::size_t rows, const ArraySkews& skews, Random& random);
+
+  std::uint32_t group_shift() const;
+  std::vector<float> dequantised() const;                         // (rows, cols)
+  std::vector<float> times(const std::vector<float>& x) const;    // (inputs, cols) to (inputs, rows)
+
+  cpu::TensorType type;
+  std::size_t cols;
+  std::size_t rows;
+  ArraySkews skews;
+  std::vector<std::uint8_t> codes;   // (rows, cols * bits / 8) behind the skew
+  std::vector<std::uint8_t> scales;  // (rows, cols / group), bfloat16
+  std::vector<std::uint8_t> biases;
+};
+
 // Random bits that are blocks of the type.
 void fill_blocks(cpu::TensorType type, std::span<std::uint8_t> bytes, Random& random);
 

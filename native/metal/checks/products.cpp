@@ -130,8 +130,7 @@ struct Kind {
 void add_for_every_type(std::vector<Check>& checks, const Kind& kind) {
   for (const cpu::TypeTraits& traits : cpu::supported_types()) {
     const TensorType type = traits.type;
-    // Affine types have kernels and checks of their own.
-    if (cpu::is_affine(type)) continue;
+    if (cpu::is_affine(type)) continue;  // affine.cpp
     checks.push_back({kind.name + lower_name(type), kind.shape, kind.tolerance,
                       [type, function = kind.function](Runner& runner) { return function(runner, type); }});
   }
@@ -148,6 +147,7 @@ void add_product_checks(std::vector<Check>& checks) {
 
 void add_tensor_checks(std::vector<Check>& checks) {
   add_for_every_type(checks, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
+  add_affine_tensor_checks(checks);
 }
 
 }  // namespace moestream::gpu

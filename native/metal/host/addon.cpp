@@ -82,8 +82,15 @@ class KernelChecks : public Napi::ObjectWrap<KernelChecks> {
 };
 
 Napi::Value supports_type(const Napi::CallbackInfo& info) {
-  const cpu::TypeTraits* const traits = find_type(type_id(info[0], "type"));
-  return Napi::Boolean::New(info.Env(), traits != nullptr && !cpu::is_affine(traits->type));
+  return Napi::Boolean::New(info.Env(), find_type(type_id(info[0], "type")) != nullptr);
+}
+
+Napi::Value alignment_of_type(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const cpu::TypeTraits* const traits = find_type(type_id(info[0], "type"));
+    if (traits == nullptr) throw std::invalid_argument("no kernel reads this type");
+    return Napi::Number::New(info.Env(), static_cast<double>(alignment_of(traits->type)));
+  });
 }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
@@ -92,6 +99,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("device", Napi::Function::New<device>(env, "device"));
   exports.Set("KernelChecks", KernelChecks::define(env));
   exports.Set("supportsType", Napi::Function::New<supports_type>(env, "supportsType"));
+  exports.Set("alignmentOf", Napi::Function::New<alignment_of_type>(env, "alignmentOf"));
   add_extras(env, exports);
   return exports;
 }

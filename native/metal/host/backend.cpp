@@ -134,7 +134,7 @@ void Backend::bind_slab(std::vector<std::span<const std::uint8_t>> segments) {
          {std::tuple{types.gate, config_.hidden, config_.expert_width},
           std::tuple{types.up, config_.hidden, config_.expert_width},
           std::tuple{types.down, config_.expert_width, config_.hidden}}) {
-      longest = std::max(longest, rows * cpu::row_bytes(type, cols));
+      longest = std::max(longest, longest_array(type, cols, rows));
     }
   }
   auto mapped = std::make_unique<MappedMemory>(device_, longest);
@@ -340,19 +340,6 @@ void Backend::shared(std::size_t layer) {
   shared_done_ = true;
 }
 
-GpuMatrix Backend::slab_matrix(std::size_t segment, std::size_t byte_offset, TensorType type, std::size_t cols,
-                               std::size_t rows) const {
-  if (segment >= slab_.size()) refuse("slab segment " + std::to_string(segment) + " is not bound");
-  const std::size_t bytes = rows * cpu::row_bytes(type, cols);
-  const std::span<const std::uint8_t> memory = slab_[segment];
-  if (byte_offset > memory.size() || bytes > memory.size() - byte_offset) {
-    refuse("an expert at byte " + std::to_string(byte_offset) + " reaches beyond its slab segment");
-  }
-  const std::uint8_t* const data = memory.data() + byte_offset;
-  check_readable(type, cols, reinterpret_cast<std::uintptr_t>(data));
-  return {type, static_cast<std::uint32_t>(cols), static_cast<std::uint32_t>(rows), slab_memory_->find(data, bytes)};
-}
-
 void Backend::copy_stream(std::size_t row, std::span<float> into) const {
   expect(Next::kCombine, "copyStream");
   if (row >= batch_.rows.size() || into.size() != config_.hidden) refuse("copyStream of a row that is not in this step");
@@ -371,10 +358,13 @@ void Backend::expert(std::size_t layer, std::size_t expert, std::size_t segment,
   const std::size_t map_bytes = chosen.first * sizeof(std::uint32_t);
   const std::size_t inner_bytes = chosen.first * config_.expert_width * sizeof(float);
   const Place packed = at(memory_.identity);
+  const auto matrix = [&](const cpu::MatrixPlace& place, TensorType type, std::size_t cols, std::size_t rows) {
+    return gpu_matrix(*slab_memory_, cpu::slab_matrix(slab_, segment, place, type, cols, rows));
+  };
   pending_.push_back({
-      .gate = slab_matrix(segment, places.gate.data, types.gate, config_.hidden, config_.expert_width),
-      .up = slab_matrix(segment, places.up.data, types.up, config_.hidden, config_.expert_width),
-      .down = slab_matrix(segment, places.down.data, types.down, config_.expert_width, config_.hidden),
+      .gate = matrix(places.gate, types.gate, config_.hidden, config_.expert_width),
+      .up = matrix(places.up, types.up, config_.hidden, config_.expert_width),
+      .down = matrix(places.down, types.down, config_.expert_width, config_.hidden),
       .in = {at(memory_.map_from, map_bytes), packed, chosen.count, true},
       .out = {packed, at(memory_.map_to, map_bytes), chosen.count, true},
       .inner = at(memory_.inner, inner_bytes),

@@ -86,8 +86,6 @@ class Backend {
   void write_rows();
   void read_routes(std::size_t layer);
   void sort_routes();
-  GpuMatrix slab_matrix(std::size_t segment, std::size_t byte_offset, cpu::TensorType type, std::size_t cols,
-                        std::size_t rows) const;
   bool anything_pending() const { return shared_pending_ || !pending_.empty(); }
   void encode_pending(Commands& commands);
   void encode_behind_experts(Commands& commands);

@@ -31,17 +31,29 @@ std::vector<const Vector*> vectors_of(const LayerWeights& layer) {
 
 std::size_t bytes_of(const Matrix& matrix) { return matrix.rows * cpu::row_bytes(matrix.type, matrix.cols); }
 
+std::size_t side_bytes_of(const Matrix& matrix) {
+  return matrix.rows * cpu::side_row_bytes(matrix.type, matrix.cols);
+}
+
+std::vector<const Matrix*> all_matrices(const ModelConfig& config, const cpu::Weights& weights) {
+  std::vector<const Matrix*> all = {&weights.global().embedding, &weights.global().head};
+  for (std::size_t layer = 0; layer < config.layers; ++layer) {
+    for (const Matrix* each : matrices_of(weights.layer(layer))) {
+      if (each->given()) all.push_back(each);
+    }
+  }
+  return all;
+}
+
 std::size_t padded_bytes(const Vector& vector) {
   const std::size_t bytes = vector.values.size() * sizeof(float);
   return (bytes + kSmallAlign - 1) / kSmallAlign * kSmallAlign;
 }
 
 std::size_t longest_matrix(const ModelConfig& config, const cpu::Weights& weights) {
-  std::size_t longest = std::max(bytes_of(weights.global().embedding), bytes_of(weights.global().head));
-  for (std::size_t layer = 0; layer < config.layers; ++layer) {
-    for (const Matrix* each : matrices_of(weights.layer(layer))) {
-      if (each->given()) longest = std::max(longest, bytes_of(*each));
-    }
+  std::size_t longest = 1;
+  for (const Matrix* each : all_matrices(config, weights)) {
+    longest = std::max(longest, longest_array(each->type, each->cols, each->rows));
   }
   return longest;
 }
@@ -72,25 +84,9 @@ std::size_t small_bytes(const ModelConfig& config, const cpu::Weights& weights) 
   return bytes;
 }
 
-}  // namespace
-
-std::size_t alignment_of(TensorType type) {
-  switch (type) {
-    case TensorType::F16:
-    case TensorType::BF16: return 16;
-    case TensorType::Q4_K:
-    case TensorType::Q5_K:
-    case TensorType::IQ4_XS: return 8;
-    case TensorType::F32: return 4;
-    case TensorType::MXFP4: return 1;
-    default: return 2;
-  }
-}
-
 void check_readable(TensorType type, std::size_t cols, std::uintptr_t address) {
   const std::size_t values = type == TensorType::F32 ? 4 : type == TensorType::F16 || type == TensorType::BF16 ? 8 : 1;
   const std::string name(cpu::traits_of(type).name);
-  if (cpu::is_affine(type)) throw GpuError(kModelUnsupported, "the Metal backend has no products of " + name);
   if (cols % values != 0) {
     throw GpuError(kModelUnsupported,
                    "the Metal kernels read " + name + " rows in steps of " + std::to_string(values) + " values, not " +
@@ -102,23 +98,52 @@ void check_readable(TensorType type, std::size_t cols, std::uintptr_t address) {
   }
 }
 
-GpuMatrix GpuWeights::matrix(const Matrix& matrix) const {
+}  // namespace
+
+std::size_t alignment_of(TensorType type) {
+  switch (type) {
+    case TensorType::F16:
+    case TensorType::BF16: return 16;
+    case TensorType::Q4_K:
+    case TensorType::Q5_K:
+    case TensorType::IQ4_XS: return 8;
+    case TensorType::F32: return 4;
+    case TensorType::MXFP4: return 1;
+    default: return cpu::is_affine(type) ? 1 : 2;
+  }
+}
+
+std::size_t longest_array(TensorType type, std::size_t cols, std::size_t rows) {
+  // Scales and biases have 2 bytes for at least 32 values, whose codes have at least 8.
+  return rows * cpu::row_bytes(type, cols);
+}
+
+GpuMatrix gpu_matrix(const MappedMemory& memory, const Matrix& matrix) {
   if (!matrix.given()) return {};
   check_readable(matrix.type, matrix.cols, reinterpret_cast<std::uintptr_t>(matrix.data));
-  return {matrix.type, static_cast<std::uint32_t>(matrix.cols), static_cast<std::uint32_t>(matrix.rows),
-          matrices_.find(matrix.data, bytes_of(matrix))};
+  GpuMatrix found{.type = matrix.type,
+                  .cols = static_cast<std::uint32_t>(matrix.cols),
+                  .rows = static_cast<std::uint32_t>(matrix.rows),
+                  .place = memory.find(matrix.data, bytes_of(matrix)),
+                  .scales = {},
+                  .biases = {}};
+  if (cpu::is_affine(matrix.type)) {
+    found.scales = memory.find(matrix.scales, side_bytes_of(matrix));
+    found.biases = memory.find(matrix.biases, side_bytes_of(matrix));
+  }
+  return found;
 }
 
 GpuWeights::GpuWeights(const Device& device, const ModelConfig& config, const cpu::Weights& weights)
     : matrices_(device, longest_matrix(config, weights)), small_(device.buffer(small_bytes(config, weights))) {
   const cpu::GlobalWeights& global = weights.global();
-  for (const Matrix* each : {&global.embedding, &global.head}) matrices_.add(each->data, bytes_of(*each));
-  for (std::size_t layer = 0; layer < config.layers; ++layer) {
-    for (const Matrix* each : matrices_of(weights.layer(layer))) {
-      if (each->given()) matrices_.add(each->data, bytes_of(*each));
-    }
+  for (const Matrix* each : all_matrices(config, weights)) {
+    matrices_.add(each->data, bytes_of(*each));
+    matrices_.add(each->scales, side_bytes_of(*each));
+    matrices_.add(each->biases, side_bytes_of(*each));
   }
   matrices_.map();
+  const auto matrix = [this](const Matrix& from) { return gpu_matrix(matrices_, from); };
 
   SmallTensors small(small_);
   embedding_ = matrix(global.embedding);
@@ -150,7 +175,7 @@ GpuWeights::GpuWeights(const Device& device, const ModelConfig& config, const cp
         .shared_gate = matrix(from.shared_gate),
         .shared_up = matrix(from.shared_up),
         .shared_down = matrix(from.shared_down),
-        .shared_mix = {TensorType::F32, hidden, 1, small.put(from.shared_mix)},
+        .shared_mix = {TensorType::F32, hidden, 1, small.put(from.shared_mix), {}, {}},
     });
   }
 }

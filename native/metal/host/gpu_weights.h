@@ -18,6 +18,7 @@ struct GpuMatrix {
   std::uint32_t cols = 0;
   std::uint32_t rows = 0;
   Place place;
+  Place scales, biases;  // of affine types
 
   bool given() const { return place.buffer != nullptr; }
 };
@@ -45,8 +46,6 @@ class GpuWeights {
   std::vector<const Buffer*> buffers() const;
 
  private:
-  GpuMatrix matrix(const cpu::Matrix& matrix) const;
-
   MappedMemory matrices_;
   Buffer small_;
   std::vector<GpuLayer> layers_;
@@ -54,9 +53,11 @@ class GpuWeights {
   Place final_norm_;
 };
 
-// Bytes at which a matrix of this type may begin; the kernels read that much at once.
+// Bytes at which a matrix of this type may begin: the kernels read that much at once.
 std::size_t alignment_of(cpu::TensorType type);
-// Throws GpuError when a kernel could not read a matrix of this type, width and address.
-void check_readable(cpu::TensorType type, std::size_t cols, std::uintptr_t address);
+// The longest of the arrays that a matrix has.
+std::size_t longest_array(cpu::TensorType type, std::size_t cols, std::size_t rows);
+// Where the GPU finds a matrix of this memory; not given when it is not. Throws GpuError when no kernel could read it.
+GpuMatrix gpu_matrix(const MappedMemory& memory, const cpu::Matrix& matrix);
 
 }  // namespace moestream::metal

@@ -22,12 +22,12 @@ Layers::Layers(Kernels& kernels, const ModelConfig& config, const cpu::Weights& 
 }
 
 void Layers::prepare(Kernels& kernels, const cpu::Weights& weights) {
-  pipelines_.embed = &kernels.pipeline("embed_" + lower_name(weights_.embedding().type));
+  pipelines_.embed = &kernels.pipeline("embed_" + kernel_name(weights_.embedding().type));
   pipelines_.rms_norm = &kernels.pipeline("rms_norm");
   pipelines_.combine = &kernels.pipeline("combine");
   pipelines_.router_choose = &kernels.pipeline("router_choose");
   if (config_.attention_layer_count() > 0) {
-    const std::string kv = lower_name(cpu::tensor_type_of(config_.kv_type));
+    const std::string kv = kernel_name(cpu::tensor_type_of(config_.kv_type));
     pipelines_.attention_prepare = &kernels.pipeline("attention_prepare_" + kv);
     pipelines_.attention = &kernels.pipeline("attention_" + kv);
     pipelines_.attention_merge = &kernels.pipeline("attention_merge");
@@ -48,7 +48,7 @@ void Layers::prepare(Kernels& kernels, const cpu::Weights& weights) {
     }
     const cpu::ExpertTypes& types = weights.layer(index).expert_types;
     for (const TensorType each : {types.gate, types.up, types.down}) products_.prepare(each);
-    const std::string scores = "router_scores_" + lower_name(layer.router.type);
+    const std::string scores = "router_scores_" + kernel_name(layer.router.type);
     router_scores_.push_back(kernels.has(scores) ? &kernels.pipeline(scores) : nullptr);
   }
 }
@@ -73,9 +73,9 @@ void Layers::embed(Commands& commands, const cpu::Batch& batch) const {
   constexpr std::size_t kEmbedThreads = 128;
   const gpu::EmbedArguments arguments{.hidden = static_cast<std::uint32_t>(config_.hidden),
                                       .vocabulary = static_cast<std::uint32_t>(config_.vocabulary)};
-  Dispatch(commands, *pipelines_.embed)
-      .buffer(0, weights_.embedding().place)
-      .buffer(1, at(memory_.rows))
+  Dispatch dispatch(commands, *pipelines_.embed);
+  bind_matrix(dispatch, weights_.embedding(), 4);
+  dispatch.buffer(1, at(memory_.rows))
       .buffer(2, at(memory_.stream))
       .arguments(3, arguments)
       .run({batch.rows.size(), 1, 1}, kEmbedThreads);
@@ -103,9 +103,9 @@ void Layers::route(Commands& commands, std::size_t layer, std::size_t row_count)
                                        .choices = static_cast<std::uint32_t>(config_.experts_per_token),
                                        .unused = 0};
   if (router_scores_[layer] != nullptr) {
-    Dispatch(commands, *router_scores_[layer])
-        .buffer(0, router.place)
-        .buffer(1, at(memory_.normed))
+    Dispatch dispatch(commands, *router_scores_[layer]);
+    bind_matrix(dispatch, router, 4);
+    dispatch.buffer(1, at(memory_.normed))
         .buffer(2, at(memory_.scores))
         .arguments(3, arguments)
         .run({(router.rows + gpu::kRouterExperts - 1) / gpu::kRouterExperts, row_count, 1}, gpu::kRouterThreads);

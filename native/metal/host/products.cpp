@@ -1,7 +1,8 @@
-// Dispatching the kernels of matvec.metal and matmul.metal.
+// Dispatching the kernels of matvec.metal, matmul.metal and affine.metal.
 #include "products.h"
 
 #include <algorithm>
+#include <bit>
 #include <cctype>
 
 #include "../kernels/arguments.h"
@@ -22,17 +23,44 @@ bool apart(const FeedForward& block) {
   return block.gate.type != block.up.type || block.in.count > kMatvecInputs;
 }
 
+// The kernels of affine matrices read whole words from here on.
+Place aligned(const Place& place) { return {place.buffer, place.offset / gpu::kAffineAlign * gpu::kAffineAlign}; }
+
+std::uint32_t skews_of(const GpuMatrix& matrix) {
+  const auto skew = [](const Place& place) { return static_cast<std::uint32_t>(place.offset % gpu::kAffineAlign); };
+  return skew(matrix.place) | skew(matrix.scales) << 8 | skew(matrix.biases) << 16;
+}
+
+gpu::AffineArguments affine_arguments(TensorType type) {
+  const unsigned group = cpu::affine_of(type).group;
+  return {.group_shift = static_cast<std::uint32_t>(std::countr_zero(group)), .unused = {}, .skews = {}};
+}
+
 }  // namespace
 
-std::string lower_name(TensorType type) {
+std::string kernel_name(TensorType type) {
+  if (cpu::is_affine(type)) return "affine" + std::to_string(cpu::affine_of(type).bits);
   std::string name(cpu::traits_of(type).name);
   std::ranges::transform(name, name.begin(), [](unsigned char each) { return static_cast<char>(std::tolower(each)); });
   return name;
 }
 
+void bind_matrix(Dispatch& dispatch, const GpuMatrix& matrix, unsigned side) {
+  if (!cpu::is_affine(matrix.type)) {
+    dispatch.buffer(0, matrix.place);
+    return;
+  }
+  gpu::AffineArguments arguments = affine_arguments(matrix.type);
+  arguments.skews[0] = skews_of(matrix);
+  dispatch.buffer(0, aligned(matrix.place))
+      .buffer(side, aligned(matrix.scales))
+      .buffer(side + 1, aligned(matrix.biases))
+      .arguments(side + 2, arguments);
+}
+
 void Products::prepare(TensorType type) {
   if (types_.contains(id_of(type))) return;
-  const std::string name = lower_name(type);
+  const std::string name = kernel_name(type);
   const std::string tensor = "tensor_matmul_" + name;
   types_[id_of(type)] = {
       .matvec = &kernels_.pipeline("matvec_" + name),
@@ -54,17 +82,25 @@ void Products::matvec(Commands& commands, const Place& input, const RowMap& map,
                                  .rows = {},
                                  .first_group = {}};
   Dispatch dispatch(commands, *of(first.type).matvec);
+  const bool affine = cpu::is_affine(first.type);
+  gpu::AffineArguments arrays = affine ? affine_arguments(first.type) : gpu::AffineArguments{};
   std::uint32_t groups = 0;
   for (std::uint32_t s = 0; s < gpu::kMaxSegments; ++s) {
     // A segment that is not there is bound as the last one, and has no groups.
     const Product& each = same_type[std::min<std::size_t>(s, same_type.size() - 1)];
-    dispatch.buffer(s, each.matrix.place).buffer(5 + s, each.output);
+    const GpuMatrix& matrix = each.matrix;
+    dispatch.buffer(s, affine ? aligned(matrix.place) : matrix.place).buffer(5 + s, each.output);
+    if (affine) {
+      dispatch.buffer(12 + s, aligned(matrix.scales)).buffer(16 + s, aligned(matrix.biases));
+      arrays.skews[s] = skews_of(matrix);
+    }
     if (s >= same_type.size()) continue;
-    arguments.rows[s] = each.matrix.rows;
+    arguments.rows[s] = matrix.rows;
     arguments.first_group[s] = groups;
-    groups += groups_of(each.matrix.rows, gpu::kMatvecRows);
+    groups += groups_of(matrix.rows, gpu::kMatvecRows);
   }
   dispatch.buffer(4, input).arguments(9, arguments).buffer(10, map.from).buffer(11, map.to);
+  if (affine) dispatch.arguments(20, arrays);
   dispatch.run({groups, map.count, 1}, gpu::kMatvecThreads);
 }
 
@@ -73,9 +109,9 @@ void Products::matmul(Commands& commands, const Place& input, const RowMap& map,
                                        .rows = product.matrix.rows,
                                        .inputs = static_cast<std::uint32_t>(map.count),
                                        .mapped = map.mapped ? 1u : 0u};
-  Dispatch(commands, *of(product.matrix.type).matmul)
-      .buffer(0, product.matrix.place)
-      .buffer(1, input)
+  Dispatch dispatch(commands, *of(product.matrix.type).matmul);
+  bind_matrix(dispatch, product.matrix, 6);
+  dispatch.buffer(1, input)
       .buffer(2, product.output)
       .arguments(3, arguments)
       .buffer(4, map.from)
@@ -106,10 +142,22 @@ void Products::gated(Commands& commands, const Place& input, const FeedForward& 
                                       .rows = block.gate.rows,
                                       .mapped = block.in.mapped ? 1u : 0u,
                                       .unused = 0};
-  Dispatch(commands, *of(block.gate.type).gated)
-      .buffer(0, block.gate.place)
-      .buffer(1, block.up.place)
-      .buffer(2, input)
+  Dispatch dispatch(commands, *of(block.gate.type).gated);
+  if (cpu::is_affine(block.gate.type)) {
+    gpu::AffineArguments arrays = affine_arguments(block.gate.type);
+    arrays.skews[0] = skews_of(block.gate);
+    arrays.skews[1] = skews_of(block.up);
+    dispatch.buffer(0, aligned(block.gate.place))
+        .buffer(1, aligned(block.up.place))
+        .buffer(7, aligned(block.gate.scales))
+        .buffer(8, aligned(block.gate.biases))
+        .buffer(9, aligned(block.up.scales))
+        .buffer(10, aligned(block.up.biases))
+        .arguments(11, arrays);
+  } else {
+    dispatch.buffer(0, block.gate.place).buffer(1, block.up.place);
+  }
+  dispatch.buffer(2, input)
       .buffer(3, block.inner)
       .arguments(4, arguments)
       .buffer(5, block.in.from)

@@ -3,6 +3,8 @@
 // Up to kMatvecInputs rows go through the matrix-vector kernels, which read the weights once per row and up to four
 // matrices of one type in one dispatch; more rows go through the matrix-matrix kernels, a tile of 32 at a time. A result
 // depends on which of the two computed it in its last bits, so a prompt's chunk does too: see docs/metal.md.
+//
+// Affine matrices have kernels of the same shape with more buffers, one for each width of code; the group is an argument.
 #pragma once
 
 #include <array>
@@ -75,7 +77,11 @@ class Products {
   const Pipeline* swiglu_ = nullptr;
 };
 
-// A type as it stands in kernels' names: "q8_0".
-std::string lower_name(cpu::TensorType type);
+// A type as it stands in kernels' names: "q8_0", "affine4".
+std::string kernel_name(cpu::TensorType type);
+
+// Binds the three arrays of the one matrix of a dispatch: codes to index 0, scales to `side` and biases behind them, and
+// what the kernel has to know of them behind those. Any other matrix is bound as it is.
+void bind_matrix(Dispatch& dispatch, const GpuMatrix& matrix, unsigned side);
 
 }  // namespace moestream::metal

@@ -31,6 +31,9 @@ enum : uint {
   kMatmulRows = 32,    // weight rows
   kMatmulInputs = 32,  // input rows
 
+  // The arrays of an affine matrix are bound at a multiple of this.
+  kAffineAlign = 4,
+
   kRowThreads = 256,  // norm, combine: one threadgroup per row
   kElementThreads = 256,
 
@@ -95,6 +98,13 @@ struct MatmulArguments {
   uint rows;
   uint inputs;
   uint mapped;
+};
+
+// Beside the arguments of a product with affine matrices.
+struct AffineArguments {
+  uint group_shift;          // a group has 1 << group_shift columns
+  uint unused[3];
+  uint skews[kMaxSegments];  // of each matrix, the bytes before its codes, scales and biases: c | s << 8 | b << 16
 };
 
 struct EmbedArguments {
@@ -169,6 +179,7 @@ static_assert(sizeof(RowEntry) == 16, "shared with the host");
 static_assert(sizeof(MatvecArguments) == 48, "shared with the host");
 static_assert(sizeof(GatedArguments) == 16, "shared with the host");
 static_assert(sizeof(MatmulArguments) == 16, "shared with the host");
+static_assert(sizeof(AffineArguments) == 32, "shared with the host");
 static_assert(sizeof(EmbedArguments) == 8, "shared with the host");
 static_assert(sizeof(NormArguments) == 16, "shared with the host");
 static_assert(sizeof(ElementArguments) == 16, "shared with the host");

@@ -18,22 +18,8 @@ kernel void embed(device const uchar *table [[buffer(0)]], device const RowEntry
   threadgroup uint book[F::kBookWords];
   fill_book<F>(book, thread_index, kMatvecThreads);
 
-  const uint parts = uint(F::kBlockValues) / uint(F::kPart);
-  const uint runs_per_scale = uint(F::kPart) / 4 / uint(F::kScales);
-  device const uchar *row = table + rows[group.x].token * row_bytes<F>(arguments.hidden);
-  device float *out = stream + ulong(group.x) * arguments.hidden;
-  for (uint index = thread_index; index < arguments.hidden / uint(F::kPart); index += kMatvecThreads) {
-    const uint block = index / parts;
-    const uint part = index % parts;
-    Part<F> weights;
-    F::unpack(row + ulong(block) * uint(F::kBlockBytes), part, book, weights);
-#pragma unroll
-    for (uint run = 0; run < uint(F::kPart) / 4; ++run) {
-      float4 values = weights.codes[run] * weights.scales[run / runs_per_scale];
-      if (F::kHasMinimum != 0) values = values - weights.minimums[run / runs_per_scale];
-      *(device float4 *)(out + block * uint(F::kBlockValues) + F::column(part, run)) = values;
-    }
-  }
+  store_values<F>(row_of<F>(blocks_at(table), rows[group.x].token, arguments.hidden), arguments.hidden, book,
+                  stream + ulong(group.x) * arguments.hidden, thread_index);
 }
 
 typedef decltype(embed<F32>) embed_entry;

@@ -1,8 +1,7 @@
 // Matrix-vector products with quantised weights, two weight rows per simdgroup, and the fused gate, up and SwiGLU.
 //
 // A segment is one matrix: up to four of one type go in one dispatch, so the query, key and value projections (or qkv,
-// z, beta and alpha) read their input while it is in the cache. Rows beyond a matrix's end are computed as its last row
-// and not stored, so every lane reaches every simd_sum.
+// z, beta and alpha) read their input while it is in the cache.
 #include <metal_stdlib>
 
 #include "arguments.h"
@@ -26,24 +25,15 @@ kernel void matvec(device const uchar *weights0 [[buffer(0)]], device const ucha
   threadgroup uint book[F::kBookWords];
   fill_book<F>(book, thread_index, kMatvecThreads);
 
-  uint segment = 0;
-  while (segment + 1 < arguments.segments && group.x >= arguments.first_group[segment + 1]) ++segment;
+  const uint segment = segment_of(arguments, group.x);
   device const uchar *weights = segment == 0 ? weights0 : segment == 1 ? weights1 : segment == 2 ? weights2 : weights3;
   device float *y = segment == 0 ? y0 : segment == 1 ? y1 : segment == 2 ? y2 : y3;
   const uint rows = arguments.rows[segment];
   const uint first = (group.x - arguments.first_group[segment]) * kMatvecRows + 2 * simdgroup;
   const uint from_row = arguments.mapped != 0 ? from[group.y] : group.y;
   const uint to_row = arguments.mapped != 0 ? to[group.y] : group.y;
-
-  WeightRows<2> pair;
-#pragma unroll
-  for (uint i = 0; i < 2; ++i) pair.at[i] = weights + min(first + i, rows - 1) * row_bytes<F>(arguments.cols);
-  float sums[2];
-  dot_rows<F, 2>(pair, x + ulong(from_row) * arguments.cols, arguments.cols, lane, book, sums);
-#pragma unroll
-  for (uint i = 0; i < 2; ++i) {
-    if (lane == i && first + i < rows) y[ulong(to_row) * rows + first + i] = sums[i];
-  }
+  store_two_rows<F>(blocks_at(weights), rows, first, x + ulong(from_row) * arguments.cols, arguments.cols,
+                              lane, book, y + ulong(to_row) * rows);
 }
 
 template <class F>
@@ -60,13 +50,9 @@ kernel void gated(device const uchar *gate [[buffer(0)]], device const uchar *up
   const uint row = group.x * kGatedRows + simdgroup;
   const uint from_row = arguments.mapped != 0 ? from[group.y] : group.y;
   const uint to_row = arguments.mapped != 0 ? to[group.y] : group.y;
-  const ulong offset = min(row, arguments.rows - 1) * row_bytes<F>(arguments.cols);
-  WeightRows<2> both;
-  both.at[0] = gate + offset;
-  both.at[1] = up + offset;
-  float sums[2];
-  dot_rows<F, 2>(both, x + ulong(from_row) * arguments.cols, arguments.cols, lane, book, sums);
-  if (lane == 0 && row < arguments.rows) y[ulong(to_row) * arguments.rows + row] = silu(sums[0]) * sums[1];
+  store_gated<F>(blocks_at(gate), blocks_at(up), arguments.rows, row,
+                           x + ulong(from_row) * arguments.cols, arguments.cols, lane, book,
+                           y + ulong(to_row) * arguments.rows);
 }
 
 typedef decltype(matvec<F32>) matvec_entry;

@@ -8,6 +8,7 @@
 #include <metal_tensor>
 #include <MetalPerformancePrimitives/MetalPerformancePrimitives.h>
 
+#include "affine.h"
 #include "arguments.h"
 #include "formats.h"
 #include "tiles.h"
@@ -22,18 +23,11 @@ constant constexpr auto kTileProduct =
     mpp::tensor_ops::matmul2d_descriptor(kMatmulInputs, kMatmulRows, kSliceCols, false, true, false,
                                          mpp::tensor_ops::matmul2d_descriptor::mode::multiply_accumulate);
 
-template <class F>
-kernel void tensor_matmul(device const uchar *weights [[buffer(0)]],
-                          device const float *x [[buffer(1)]],  // (rows, cols)
-                          device float *y [[buffer(2)]],        // (output rows, rows)
-                          constant MatmulArguments &arguments [[buffer(3)]], device const uint *from [[buffer(4)]],
-                          device const uint *to [[buffer(5)]], uint3 group [[threadgroup_position_in_grid]],
-                          uint thread_index [[thread_index_in_threadgroup]]) {
-  threadgroup uint book[F::kBookWords];
-  threadgroup float weight_tile[kMatmulRows * kTileCols];
-  threadgroup float input_tile[kMatmulInputs * kSliceCols];
-  fill_book<F>(book, thread_index, kMatmulThreads);
-
+// The product of one threadgroup; all of its threads call this.
+template <class F, class Arrays>
+static inline void multiply_tensors(Arrays weights, TileRows given, constant MatmulArguments &arguments, uint3 group,
+                                    uint thread_index, threadgroup const uint *book, threadgroup float *weight_tile,
+                                    threadgroup float *input_tile) {
   // Extents and strides are those of the columns first.
   using Tile = tensor<threadgroup float, dextents<int, 2>, tensor_inline>;
   Tile inputs(input_tile, dextents<int, 2>(kSliceCols, kMatmulInputs));
@@ -48,7 +42,7 @@ kernel void tensor_matmul(device const uchar *weights [[buffer(0)]],
   for (uint col = 0; col < arguments.cols; col += kTileCols) {
     unpack_tile<F>(weights, arguments, first_row, col, book, weight_tile, thread_index);
     for (uint slice = 0; slice < kTileCols && col + slice < arguments.cols; slice += kSliceCols) {
-      gather_tile(x, arguments, from, first_input, col + slice, input_tile, thread_index);
+      gather_tile(given.x, arguments, given.from, first_input, col + slice, input_tile, thread_index);
       threadgroup_barrier(mem_flags::mem_threadgroup);
       Tile rows(weight_tile + slice, dextents<int, 2>(kSliceCols, kMatmulRows), array<int, 2>{1, int(kTileCols)});
       product.run(inputs, rows, sums);
@@ -65,9 +59,39 @@ kernel void tensor_matmul(device const uchar *weights [[buffer(0)]],
     const uint input = first_input + i / kMatmulRows;
     const uint row = first_row + i % kMatmulRows;
     if (input >= arguments.inputs || row >= arguments.rows) continue;
-    const uint to_row = arguments.mapped != 0 ? to[input] : input;
-    y[ulong(to_row) * arguments.rows + row] = out_tile[i];
+    const uint to_row = arguments.mapped != 0 ? given.to[input] : input;
+    given.y[ulong(to_row) * arguments.rows + row] = out_tile[i];
   }
+}
+
+template <class F>
+kernel void tensor_matmul(device const uchar *weights [[buffer(0)]],
+                          device const float *x [[buffer(1)]],  // (rows, cols)
+                          device float *y [[buffer(2)]],        // (output rows, rows)
+                          constant MatmulArguments &arguments [[buffer(3)]], device const uint *from [[buffer(4)]],
+                          device const uint *to [[buffer(5)]], uint3 group [[threadgroup_position_in_grid]],
+                          uint thread_index [[thread_index_in_threadgroup]]) {
+  threadgroup uint book[F::kBookWords];
+  threadgroup float weight_tile[kMatmulRows * kTileCols];
+  threadgroup float input_tile[kMatmulInputs * kSliceCols];
+  fill_book<F>(book, thread_index, kMatmulThreads);
+  multiply_tensors<F>(blocks_at(weights), tile_rows(x, y, from, to), arguments, group, thread_index, book, weight_tile,
+                      input_tile);
+}
+
+template <class F>
+kernel void tensor_affine(device const uchar *codes [[buffer(0)]], device const float *x [[buffer(1)]],
+                          device float *y [[buffer(2)]], constant MatmulArguments &arguments [[buffer(3)]],
+                          device const uint *from [[buffer(4)]], device const uint *to [[buffer(5)]],
+                          device const uchar *scales [[buffer(6)]], device const uchar *biases [[buffer(7)]],
+                          constant AffineArguments &affine [[buffer(8)]],
+                          uint3 group [[threadgroup_position_in_grid]],
+                          uint thread_index [[thread_index_in_threadgroup]]) {
+  threadgroup uint book[F::kBookWords];
+  threadgroup float weight_tile[kMatmulRows * kTileCols];
+  threadgroup float input_tile[kMatmulInputs * kSliceCols];
+  multiply_tensors<F>(affine_arrays(codes, scales, biases, affine, 0), tile_rows(x, y, from, to), arguments, group,
+                      thread_index, book, weight_tile, input_tile);
 }
 
 typedef decltype(tensor_matmul<F32>) tensor_matmul_entry;
@@ -92,3 +116,11 @@ template [[host_name("tensor_matmul_iq2_s")]] kernel tensor_matmul_entry tensor_
 template [[host_name("tensor_matmul_iq3_xxs")]] kernel tensor_matmul_entry tensor_matmul<IQ3_XXS>;
 template [[host_name("tensor_matmul_iq3_s")]] kernel tensor_matmul_entry tensor_matmul<IQ3_S>;
 template [[host_name("tensor_matmul_iq4_xs")]] kernel tensor_matmul_entry tensor_matmul<IQ4_XS>;
+
+typedef decltype(tensor_affine<Affine<4>>) tensor_affine_entry;
+template [[host_name("tensor_matmul_affine2")]] kernel tensor_affine_entry tensor_affine<Affine<2>>;
+template [[host_name("tensor_matmul_affine3")]] kernel tensor_affine_entry tensor_affine<Affine<3>>;
+template [[host_name("tensor_matmul_affine4")]] kernel tensor_affine_entry tensor_affine<Affine<4>>;
+template [[host_name("tensor_matmul_affine5")]] kernel tensor_affine_entry tensor_affine<Affine<5>>;
+template [[host_name("tensor_matmul_affine6")]] kernel tensor_affine_entry tensor_affine<Affine<6>>;
+template [[host_name("tensor_matmul_affine8")]] kernel tensor_affine_entry tensor_affine<Affine<8>>;

@@ -17,9 +17,26 @@ namespace gpu {
 constant constexpr uint kTileCols = 128;
 constant constexpr uint kSliceCols = 32;
 
+// Inputs and outputs, and which of their rows belong together.
+struct TileRows {
+  device const float *x;  // (rows, cols)
+  device float *y;        // (output rows, rows)
+  device const uint *from;
+  device const uint *to;
+};
+
+static inline TileRows tile_rows(device const float *x, device float *y, device const uint *from, device const uint *to) {
+  TileRows rows;
+  rows.x = x;
+  rows.y = y;
+  rows.from = from;
+  rows.to = to;
+  return rows;
+}
+
 // Rows beyond the matrix are its last row, columns beyond it are zero.
-template <class F>
-static inline void unpack_tile(device const uchar *weights, constant MatmulArguments &arguments, uint first_row,
+template <class F, class Arrays>
+static inline void unpack_tile(Arrays weights, constant MatmulArguments &arguments, uint first_row,
                                uint first_col, threadgroup const uint *book, threadgroup float *tile,
                                uint thread_index) {
   const uint parts_per_block = uint(F::kBlockValues) / uint(F::kPart);
@@ -31,9 +48,9 @@ static inline void unpack_tile(device const uchar *weights, constant MatmulArgum
     const bool inside = index < arguments.cols / uint(F::kPart);
     const uint block = index / parts_per_block;
     const uint part = index % parts_per_block;
-    device const uchar *from = weights + min(first_row + row, arguments.rows - 1) * row_bytes<F>(arguments.cols);
     Part<F> found;
-    F::unpack(from + ulong(inside ? block : 0) * uint(F::kBlockBytes), part, book, found);
+    unpack_part<F>(row_of<F>(weights, min(first_row + row, arguments.rows - 1), arguments.cols), inside ? block : 0, part,
+                   book, found);
 #pragma unroll
     for (uint run = 0; run < uint(F::kPart) / 4; ++run) {
       float4 values = found.codes[run] * found.scales[run / runs_per_scale];

@@ -124,13 +124,11 @@ void set_pipeline(Encoder* encoder, Selector, Pipeline* pipeline) {
 }
 
 void set_buffer(Encoder* encoder, Selector, Buffer* buffer, Unsigned offset, Unsigned index) {
-  static std::atomic<long> bindings{0};
   check_open(*encoder);
   if (index >= emu::kBufferSlots) misuse("buffer index " + std::to_string(index));
   if (buffer == nullptr) misuse("no buffer for index " + std::to_string(index));
   if (offset >= buffer->bytes) misuse("a buffer bound beyond its end");
-  if (injection().drop_binding < 0) bindings = 0;
-  if (injection().drop_binding >= 0 && bindings++ == injection().drop_binding) return;
+  if (counters().bindings++ == injection().drop_binding) return;
   encoder->bound[index] = {buffer, buffer->memory + offset, buffer->bytes - offset, true};
   encoder->commands->hold(buffer);
 }

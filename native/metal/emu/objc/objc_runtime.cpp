@@ -13,8 +13,10 @@
 namespace moestream::fake {
 namespace {
 
+// What a queue's thread may touch is never destroyed: it may still let go of its last command buffer, or compute, while the
+// process ends.
 std::mutex names_mutex;
-std::deque<Class> classes;
+std::deque<Class>& classes = *new std::deque<Class>;
 thread_local std::vector<std::vector<Object*>> pools;
 std::atomic<bool> printing{true};
 
@@ -34,7 +36,8 @@ void misuse(const std::string& sentence) {
 void print_misuse(bool wanted) { printing = wanted; }
 
 Selector intern(const std::string& name) {
-  static std::map<std::string, std::unique_ptr<std::string>> names;
+  static std::map<std::string, std::unique_ptr<std::string>>& names =
+      *new std::map<std::string, std::unique_ptr<std::string>>;
   const std::lock_guard lock(names_mutex);
   std::unique_ptr<std::string>& kept = names[name];
   if (kept == nullptr) kept = std::make_unique<std::string>(name);
@@ -81,7 +84,6 @@ std::map<std::string, long> live_objects() {
 void bury(void* memory, const Class& was) {
   constexpr std::size_t kGraves = 4096;
   static std::mutex mutex;
-  // Never destroyed: the last objects go when the process ends.
   static std::deque<void*>& graves = *new std::deque<void*>;
   Object* const grave = new (memory) Object;
   grave->isa = was.buried;
@@ -132,7 +134,7 @@ extern "C" {
 [[gnu::visibility("default")]] void* objc_getClass(const char* name) {
   define_metal();
   static std::mutex mutex;
-  static std::map<const Class*, std::unique_ptr<Object>> receivers;
+  static std::map<const Class*, std::unique_ptr<Object>>& receivers = *new std::map<const Class*, std::unique_ptr<Object>>;
   const Class* const found = find_class(name);
   if (found == nullptr) return nullptr;
   const std::lock_guard lock(mutex);

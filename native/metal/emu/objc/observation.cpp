@@ -7,7 +7,7 @@ namespace {
 constexpr std::size_t kEventsMax = 1'000'000;
 
 std::mutex log_mutex;
-std::vector<std::string> log_events;
+std::vector<std::string>& log_events = *new std::vector<std::string>;  // a queue may outlive statics
 bool logging = false;
 
 }  // namespace
@@ -25,7 +25,7 @@ Injection& injection() {
 void reset_observation(bool log) {
   Counters& all = counters();
   for (std::atomic<long>* each : {&all.created, &all.committed, &all.completed, &all.failed, &all.discarded, &all.waits,
-                                  &all.encoders, &all.dispatches, &all.barriers}) {
+                                  &all.encoders, &all.dispatches, &all.barriers, &all.bindings}) {
     *each = 0;
   }
   Injection& one = injection();

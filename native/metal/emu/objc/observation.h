@@ -21,6 +21,7 @@ struct Counters {
   std::atomic<long> encoders{0};
   std::atomic<long> dispatches{0};
   std::atomic<long> barriers{0};
+  std::atomic<long> bindings{0};
   std::atomic<long> resident_bytes{0};
 };
 

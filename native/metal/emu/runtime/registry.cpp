@@ -6,9 +6,10 @@
 namespace moestream::emu {
 namespace {
 
-// Registrations run before main, in any order: the lists are made by whoever comes first.
+// Registrations run before main, in any order: the lists are made by whoever comes first. None is ever destroyed, as a
+// kernel may still run while the process ends.
 std::vector<KernelEntry>& entries() {
-  static std::vector<KernelEntry> list;
+  static std::vector<KernelEntry>& list = *new std::vector<KernelEntry>;
   return list;
 }
 
@@ -19,7 +20,7 @@ struct Slot {
 };
 
 std::vector<Slot>& constant_slots() {
-  static std::vector<Slot> list;
+  static std::vector<Slot>& list = *new std::vector<Slot>;
   return list;
 }
 
@@ -39,8 +40,8 @@ std::vector<Binding> bindings_of(const KernelEntry& entry) {
 
 // Made once, when the first kernel is looked for; pointers into it stay good.
 const std::vector<RegisteredKernel>& kernels() {
-  static const std::vector<RegisteredKernel> list = [] {
-    std::vector<RegisteredKernel> made;
+  static const std::vector<RegisteredKernel>& list = [] -> std::vector<RegisteredKernel>& {
+    std::vector<RegisteredKernel>& made = *new std::vector<RegisteredKernel>;
     made.reserve(entries().size());
     for (const KernelEntry& entry : entries()) {
       made.push_back({{entry.name, entry.library, entry.max_threads, {}}, entry, bindings_of(entry)});
