@@ -215,5 +215,7 @@ describe('which backend', () => {
         [],
       );
     },
+    // A GPU of two slow cores: many times what it takes here.
+    240_000,
   );
 });
