@@ -69,9 +69,9 @@ class UringLoop {
   }
 
   run(): FetchTotals {
-    const notice = this.ring.registeredBuffers
-      ? undefined
-      : 'io_uring reads into unregistered memory; a higher `ulimit -l` would save some CPU time';
+    const notice = this.ring.registeringRefused
+      ? 'io_uring reads into unregistered memory; a higher `ulimit -l` would save some CPU time'
+      : undefined;
     while (!this.control.shuttingDown) {
       this.takeRequests();
       if (this.free.length < this.flights.length) this.waitInKernel();
