@@ -127,7 +127,7 @@ export class Rig {
     this.notice = notice;
     this.expertsPerLayer = workload.expertsPerLayer;
     const slotBytes = Math.max(...workload.layers.map(slotBytesOf));
-    const wanted = slabLayers * this.expertsPerLayer;
+    const wanted = Math.floor(slabLayers * this.expertsPerLayer);
     const slots = Math.max(this.expertsPerLayer, Math.min(wanted, Math.floor(SLAB_BYTES_MAX / slotBytes)));
     const { segmentBytes, places } = placeSlots({
       layers: 1,
