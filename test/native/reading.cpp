@@ -110,9 +110,12 @@ struct Planned {
 void ring_reads(const File& file, bool direct, unsigned depth) {
   const OpenedFile opened = moestream::io::open_file(file.path, direct);
   const Pages first(depth * 64 * kPage);
-  // Begins a page after a huge one: of its reads some go to registered memory, some to other, some to both.
-  const Pages second(depth * 64 * kPage + kPage);
-  const std::span<std::byte> segments[] = {first.span(), second.span().subspan(kPage)};
+  // Begins in the middle of a huge page: of its reads some go to registered memory, some to other, some to both.
+  const std::size_t unit = std::max(kPage, moestream::io::huge_page_size());
+  const Pages second(depth * 64 * kPage + 2 * unit);
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(second.span().data()) % unit;
+  const std::span<std::byte> segments[] = {first.span(),
+                                           second.span().subspan(unit - past + unit / 2 - kPage, depth * 64 * kPage)};
   for (const auto& each : segments) moestream::io::prefault(each);
   {
     Uring ring(depth, std::span(&opened.fd, 1), segments, -1);
