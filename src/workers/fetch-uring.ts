@@ -8,6 +8,7 @@
  * A short read is continued from where it stopped, like in native/io/file_reader.cpp; one that gets no further has met the
  * end of the file.
  */
+import { performance } from 'node:perf_hooks';
 import { type IoAddon, loadIo, type UringReader } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
 import { emptyRequest, FetchQueue, type ReadRequest } from '../pipeline/fetch-queue.ts';
