@@ -38,12 +38,13 @@ const { values, positionals } = parseArgs({
 const ROUNDS = Number(values.rounds);
 const SECONDS = Number(values.seconds);
 const path = positionals[0] ?? join(tmpdir(), 'moestream-bench-397b.gguf');
-/** A hundred reads under way fill as much memory as our slab of four layers; few of them as much as our small one. */
-const LARGE_DEPTH = 100;
-const FIO_DEPTHS = { io_uring: [4, 8, 16, LARGE_DEPTH], psync: [4, 16, LARGE_DEPTH] } as const;
+/**
+ * fio reads into the same memory again after as many reads as it has under way, we after as many as our slots hold: three
+ * per expert. So these depths stand for our slabs of four layers and of four experts, and thirty for that of one layer.
+ */
+const LARGE_DEPTH = 120;
 const SMALL_EXPERTS = 4;
-/** fio's buffers for the reads of one layer each have room for the largest read: a fifth more than our slots. */
-const LAYER_SLABS = 1.2;
+const FIO_DEPTHS = { io_uring: [4, 8, 12, LARGE_DEPTH], psync: [4, 12, LARGE_DEPTH] } as const;
 const WINDOWS = [0, 1, 2, 4];
 /** fio takes about as long to start. */
 const REST_MILLIS = 500;
@@ -364,7 +365,7 @@ const notice = (sentence: string): void => console.log(`(${sentence})`);
 const workload = openWorkload(path, { notice });
 readOnce(workload);
 const rig = new Rig(loadIo(), workload, notice);
-const layer = new Rig(loadIo(), workload, notice, LAYER_SLABS);
+const layer = new Rig(loadIo(), workload, notice, 1);
 const small = new Rig(loadIo(), { ...workload, expertsPerLayer: SMALL_EXPERTS }, notice, 1);
 const sizes = chunkSizes(workload);
 const hugeShare = Math.round((100 * rig.hugePageBytes) / rig.slabBytes);
