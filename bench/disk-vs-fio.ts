@@ -8,6 +8,10 @@
  * a fio that has about as much. Both read past the page cache into huge pages. Targets for our pattern: uring 95 % of fio
  * and 0.015 CPU-seconds per GB, threads 90 % and 0.05.
  *
+ * Both are measured after the same time at full speed: fio's ramp, and as much reading that nobody counts for ours, in which
+ * V8 also ends compiling (half of what a first second of ours costs). What shares the time of a comparison stands side by
+ * side in a round, and every second round runs backwards.
+ *
  * Run: npm run bench:disk -- [MODEL] [--rounds 5] [--seconds 1]
  */
 import { spawn, spawnSync } from 'node:child_process';
@@ -34,13 +38,20 @@ const { values, positionals } = parseArgs({
 const ROUNDS = Number(values.rounds);
 const SECONDS = Number(values.seconds);
 const path = positionals[0] ?? join(tmpdir(), 'moestream-bench-397b.gguf');
-/** A hundred reads under way fill as much memory as our slab of four layers; few of them as much as our small one. */
-const LARGE_DEPTH = 100;
-const FIO_DEPTHS = { io_uring: [4, 8, 16, LARGE_DEPTH], psync: [4, 16, LARGE_DEPTH] } as const;
+/**
+ * fio reads into the same memory again after as many reads as it has under way, we after as many as our slots hold: three
+ * per expert. So these depths stand for our slabs of four layers and of four experts, and thirty for that of one layer.
+ */
+const LARGE_DEPTH = 120;
 const SMALL_EXPERTS = 4;
+const FIO_DEPTHS = { io_uring: [4, 8, 12, LARGE_DEPTH], psync: [4, 12, LARGE_DEPTH] } as const;
 const WINDOWS = [0, 1, 2, 4];
-/** fio takes about as long to start. A rate limiter in front of a virtual disk saves up for bursts meanwhile. */
+/** fio takes about as long to start. */
 const REST_MILLIS = 500;
+/** What is read before anything is counted, per turn. A rate limiter in front of a virtual disk saves up for bursts. */
+const RAMP_SECONDS = 1;
+/** The same for the first turn of a setting: its threads have new code to compile. */
+const FIRST_RAMP_SECONDS = 5;
 const TABLE_ROUNDS = 3;
 const TABLE_SECONDS = 0.35;
 
@@ -98,12 +109,14 @@ function fio(
     '--rw=randread',
     '--direct=1',
     `--bssplit=${blockSizes(sizes)}`,
+    // Without it fio rounds the larger sizes down to a multiple of the smallest.
+    '--bs_unaligned',
     '--blockalign=4096',
     '--norandommap',
     '--randrepeat=0',
     '--time_based',
     // Until fio has touched all of its memory: that is slow, and ours has been touched.
-    `--ramp_time=${depth === LARGE_DEPTH ? 3 : 1}`,
+    `--ramp_time=${depth === LARGE_DEPTH ? 3 : RAMP_SECONDS}`,
     `--runtime=${Math.max(1, Math.round(SECONDS))}`,
     '--group_reporting',
     '--output-format=json',
@@ -154,7 +167,8 @@ function range(values: readonly number[]): string {
 }
 
 /** Slots of four layers, of one layer, of four experts. */
-type Memory = 'slab' | 'layer' | 'cache';
+const MEMORIES = ['slab', 'layer', 'cache'] as const;
+type Memory = (typeof MEMORIES)[number];
 
 interface Rigs {
   readonly large: Rig;
@@ -169,22 +183,19 @@ interface Ours {
 }
 
 function oursOf({ large, layer, small }: Rigs): readonly Ours[] {
-  const setting = (engine: DiskSetting['engine'], split: number): DiskSetting => ({
+  const setting = (engine: DiskSetting['engine'], split: number, readers = 16): DiskSetting => ({
     engine,
     io: 'direct',
     split,
-    readers: engine === 'uring' ? 1 : 16,
+    readers: engine === 'uring' ? 1 : readers,
     window: 0,
   });
+  const usual = [setting('uring', 1), setting('uring', 4), setting('threads', 1), setting('threads', 4)];
   return [
-    { rig: large, memory: 'slab', setting: setting('uring', 1) },
-    { rig: large, memory: 'slab', setting: setting('uring', 4) },
-    { rig: large, memory: 'slab', setting: setting('threads', 1) },
-    { rig: large, memory: 'slab', setting: setting('threads', 4) },
-    { rig: layer, memory: 'layer', setting: setting('uring', 1) },
-    { rig: layer, memory: 'layer', setting: setting('uring', 4) },
-    { rig: layer, memory: 'layer', setting: setting('threads', 1) },
-    { rig: layer, memory: 'layer', setting: setting('threads', 4) },
+    ...usual.map((each): Ours => ({ rig: large, memory: 'slab', setting: each })),
+    ...usual.map((each): Ours => ({ rig: layer, memory: 'layer', setting: each })),
+    // Not a target: what sixteen reads under way cost where a layer is thirty.
+    { rig: layer, memory: 'layer', setting: setting('threads', 1, 32) },
     { rig: small, memory: 'cache', setting: setting('uring', 1) },
     { rig: small, memory: 'cache', setting: setting('threads', 1) },
   ];
@@ -199,35 +210,68 @@ interface Fio {
   readonly buffers: ReturnType<typeof hugeBuffers>;
 }
 
-/** One comparison: every setting of both once per round. Returns the fastest of fio's settings for each memory. */
-async function compare(
+/** What was measured of one setting, ours or fio's. */
+interface Watched<T> {
+  readonly turns: T[];
+  /** How fast the computing processes were meanwhile, where there are any. */
+  readonly computeRates: number[];
+}
+
+const nothingYet = <T>(): Watched<T> => ({ turns: [], computeRates: [] });
+
+/** Every setting of both once per round, those into as much memory side by side. */
+async function measure(
   ours: readonly Ours[],
   { settings, sizes, buffers }: Fio,
   spinners: Spinners | undefined,
-): Promise<readonly FioSetting[]> {
-  const fioTurns = settings.map((): FioTurn[] => []);
-  const ourTurns = ours.map((): Turn[] => []);
-  const fioKept = settings.map((): number[] => []);
-  const ourKept = ours.map((): number[] => []);
-  const idle: number[] = [];
-  const watched = async <T>(rates: number[], work: () => Promise<T>): Promise<T> => {
+): Promise<{
+  fios: readonly Watched<FioTurn>[];
+  our: readonly Watched<Turn>[];
+  idleRates: readonly number[];
+}> {
+  const fios = settings.map(() => nothingYet<FioTurn>());
+  const our = ours.map(() => nothingYet<Turn>());
+  const idleRates: number[] = [];
+  const watch = async <T>(into: Watched<T>, work: () => Promise<T>): Promise<void> => {
     await spinners?.mark();
-    const result = await work();
-    if (spinners !== undefined) rates.push(await spinners.rate());
-    return result;
+    into.turns.push(await work());
+    if (spinners !== undefined) into.computeRates.push(await spinners.rate());
   };
+  const steps = MEMORIES.flatMap((memory) => [
+    ...settings.flatMap((setting, index) =>
+      memoryOf(setting) === memory ? () => watch(fios[index]!, () => fio(setting, sizes, buffers)) : [],
+    ),
+    ...ours.flatMap(({ rig, memory: its, setting }, index) => {
+      if (its !== memory) return [];
+      return async (): Promise<void> => {
+        await rest();
+        await rig.turn(setting, our[index]!.turns.length === 0 ? FIRST_RAMP_SECONDS : RAMP_SECONDS);
+        await watch(our[index]!, () => rig.turn(setting, SECONDS));
+      };
+    }),
+  ]);
   for (let round = 0; round < ROUNDS; round++) {
-    if (spinners !== undefined) await watched(idle, rest);
-    for (const [index, setting] of settings.entries())
-      fioTurns[index]!.push(await watched(fioKept[index]!, () => fio(setting, sizes, buffers)));
-    for (const [index, { rig, setting }] of ours.entries()) {
+    if (spinners !== undefined) {
+      await spinners.mark();
       await rest();
-      ourTurns[index]!.push(await watched(ourKept[index]!, () => rig.turn(setting, SECONDS)));
+      idleRates.push(await spinners.rate());
     }
+    for (const step of round % 2 === 0 ? steps : steps.toReversed()) await step();
   }
+  return { fios, our, idleRates };
+}
+
+/** One comparison. Returns the fastest of fio's settings for each memory. */
+async function compare(
+  ours: readonly Ours[],
+  against: Fio,
+  spinners: Spinners | undefined,
+): Promise<readonly FioSetting[]> {
+  const { settings } = against;
+  const { fios, our, idleRates } = await measure(ours, against, spinners);
   const keptText = (rates: readonly number[]): string =>
-    rates.length === 0 ? '' : `, compute kept ${Math.round((100 * median(rates)) / median(idle))} %`;
-  const speedsOf = (index: number): number[] => fioTurns[index]!.map((turn) => turn.bytesPerSecond);
+    rates.length === 0 ? '' : `, compute kept ${Math.round((100 * median(rates)) / median(idleRates))} %`;
+  const speedsOf = (index: number): number[] => fios[index]!.turns.map((turn) => turn.bytesPerSecond);
   const fastest = (memory: Memory): number => {
     const speeds = settings.map((each, index) => (memoryOf(each) === memory ? median(speedsOf(index)) : -1));
     return speeds.indexOf(Math.max(...speeds));
@@ -236,15 +280,18 @@ async function compare(
     const name = `fio ${each.engine}, ${each.depth} ${each.barrier ? 'and a barrier' : 'under way'}`.padEnd(
       34,
     );
-    const cpu = median(fioTurns[index]!.map((turn) => turn.cpuSecondsPerGigabyte)).toFixed(3);
+    const { turns, computeRates } = fios[index]!;
+    const cpu = median(turns.map((turn) => turn.cpuSecondsPerGigabyte)).toFixed(3);
     console.log(
-      `${memoryOf(each).padEnd(6)} ${name} ${range(speedsOf(index))} GB/s, CPU ${cpu} s/GB${keptText(fioKept[index]!)}`,
+      `${memoryOf(each).padEnd(6)} ${name} ${range(speedsOf(index))} GB/s, CPU ${cpu} s/GB${keptText(computeRates)}`,
     );
   }
   for (const [index, { memory, setting }] of ours.entries()) {
-    const point = pointOf(setting, ourTurns[index]!);
-    const speeds = ourTurns[index]!.map((turn) => turn.bytes / turn.seconds);
-    const name = `our ${setting.engine}, split ${setting.split}`.padEnd(34);
+    const { turns, computeRates } = our[index]!;
+    const point = pointOf(setting, turns);
+    const speeds = turns.map((turn) => turn.bytes / turn.seconds);
+    const readers = setting.readers > 16 ? `, ${setting.readers} readers` : '';
+    const name = `our ${setting.engine}, split ${setting.split}${readers}`.padEnd(34);
     const cpu = point.cpuSecondsPerGigabyte.toFixed(3);
     const best = settings.length === 0 ? undefined : speedsOf(fastest(memory));
     const ratio =
@@ -253,12 +300,10 @@ async function compare(
         : `, ${median(speeds.map((speed, round) => speed / best[round]!)).toFixed(2)} of the fastest fio`;
     const layer = `, layer p50 ${point.p50Millis.toFixed(1)} p99 ${point.p99Millis.toFixed(1)} ms`;
     console.log(
-      `${memory.padEnd(6)} ${name} ${range(speeds)} GB/s, CPU ${cpu} s/GB${layer}${ratio}${keptText(ourKept[index]!)}`,
+      `${memory.padEnd(6)} ${name} ${range(speeds)} GB/s, CPU ${cpu} s/GB${layer}${ratio}${keptText(computeRates)}`,
     );
   }
-  return settings.length === 0
-    ? []
-    : (['slab', 'layer', 'cache'] as const).map((memory) => settings[fastest(memory)]!);
+  return settings.length === 0 ? [] : MEMORIES.map((memory) => settings[fastest(memory)]!);
 }
 
 /** Splits and windows of both engines. */

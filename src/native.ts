@@ -30,6 +30,10 @@ export interface IoAddon {
   prefault(view: Uint8Array): void;
   /** Bytes of the memory that lie in huge pages, or -1 where the system does not tell. Slow: reads the whole memory map. */
   hugePageBytes(view: Uint8Array): number;
+  /** The size of the huge pages that this system gives to ordinary memory, or 0 where it has none. */
+  hugePageSize(): number;
+  /** How many bytes after its first address the view crosses a multiple of `boundaryBytes` in memory. */
+  bytesToBoundary(view: Uint8Array, boundaryBytes: number): number;
   /** Keeps memory from being swapped out; throws with `errno` where the system's limit forbids it. */
   lock(view: Uint8Array): void;
   /** Gives page-aligned memory back to the system before its owner is collected; its content is lost. False where it stays. */
@@ -58,8 +62,8 @@ export interface IoAddon {
 
 /** native/io: reads through io_uring. */
 export interface UringReader {
-  /** Whether the kernel keeps our memory registered; RLIMIT_MEMLOCK may forbid it. */
-  readonly registeredBuffers: boolean;
+  /** Whether the kernel refused to keep our memory registered; RLIMIT_MEMLOCK may forbid it. */
+  readonly registeringRefused: boolean;
   /** Queues a read; it starts with the next `wait`. Never more than `depth` may be under way. */
   queueRead(
     id: number,

@@ -84,6 +84,17 @@ Napi::Value huge_page_bytes_of_view(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(huge_page_bytes(view_argument(info, 0))));
 }
 
+Napi::Value huge_page_size_of_system(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(moestream::io::huge_page_size()));
+}
+
+// (view, boundaryBytes): how far the view's first address is from the next boundary.
+Napi::Value bytes_to_boundary(const Napi::CallbackInfo& info) {
+  const auto boundary = static_cast<std::uintptr_t>(count_argument(info, 1, "boundaryBytes"));
+  const auto begin = reinterpret_cast<std::uintptr_t>(view_argument(info, 0).data());
+  return Napi::Number::New(info.Env(), boundary == 0 ? 0.0 : static_cast<double>((boundary - begin % boundary) % boundary));
+}
+
 void lock_view(const Napi::CallbackInfo& info) {
   try {
     lock_in_memory(view_argument(info, 0));
@@ -133,6 +144,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cachedPages", Napi::Function::New<cached>(env, "cachedPages"));
   exports.Set("prefault", Napi::Function::New<prefault_view>(env, "prefault"));
   exports.Set("hugePageBytes", Napi::Function::New<huge_page_bytes_of_view>(env, "hugePageBytes"));
+  exports.Set("hugePageSize", Napi::Function::New<huge_page_size_of_system>(env, "hugePageSize"));
+  exports.Set("bytesToBoundary", Napi::Function::New<bytes_to_boundary>(env, "bytesToBoundary"));
   exports.Set("lock", Napi::Function::New<lock_view>(env, "lock"));
   exports.Set("release", Napi::Function::New<release_view>(env, "release"));
   exports.Set("cachedBytes", Napi::Function::New<cached_file>(env, "cachedBytes"));

@@ -3,10 +3,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <fstream>
-#include <sstream>
 #include <string>
 #include <system_error>
 
@@ -14,13 +14,51 @@ namespace moestream::io {
 
 namespace {
 
-std::span<std::byte> whole_pages(std::span<std::byte> memory) {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+std::span<std::byte> whole_units(std::span<std::byte> memory, std::uintptr_t unit) {
   const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
-  const auto first = (begin + page - 1) / page * page;
-  const auto last = (begin + memory.size()) / page * page;
+  const auto first = (begin + unit - 1) / unit * unit;
+  const auto last = (begin + memory.size()) / unit * unit;
   if (last <= first) return {};
   return {reinterpret_cast<std::byte*>(first), last - first};
+}
+
+std::span<std::byte> whole_pages(std::span<std::byte> memory) {
+  return whole_units(memory, static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)));
+}
+
+struct Mapping {
+  std::span<std::byte> memory;
+  std::size_t huge_bytes;
+};
+
+std::size_t overlap_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+  const auto first = std::max(a.data(), b.data());
+  const auto last = std::min(a.data() + a.size(), b.data() + b.size());
+  return first < last ? static_cast<std::size_t>(last - first) : 0;
+}
+
+// Calls `visit` with every mapping of this process that has huge pages. False where the system does not tell.
+template <typename Visit>
+bool visit_huge_mappings(const Visit& visit) {
+#ifdef __linux__
+  std::ifstream maps("/proc/self/smaps");
+  Mapping mapping{};
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long first = 0;
+    unsigned long last = 0;
+    long kilobytes = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &first, &last) == 2) {
+      mapping.memory = {reinterpret_cast<std::byte*>(first), last - first};
+    } else if (std::sscanf(line.c_str(), "AnonHugePages: %ld kB", &kilobytes) == 1 && kilobytes > 0) {
+      mapping.huge_bytes = static_cast<std::size_t>(kilobytes) * 1024;
+      visit(mapping);
+    }
+  }
+  return maps.eof();
+#else
+  (void)visit;
+  return false;
+#endif
 }
 
 // Writing back the byte that is there makes a page present without changing it. Only before any reader runs.
@@ -53,26 +91,35 @@ void lock_in_memory(std::span<const std::byte> memory) {
 }
 
 std::int64_t huge_page_bytes(std::span<const std::byte> memory) {
-#ifdef __linux__
-  std::ifstream maps("/proc/self/smaps");
-  const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
-  const auto end = begin + memory.size();
-  std::int64_t total_bytes = 0;
-  bool inside = false;
-  for (std::string line; std::getline(maps, line);) {
-    unsigned long first = 0;
-    unsigned long last = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx ", &first, &last) == 2) {
-      inside = first < end && last > begin;
-    } else if (long kilobytes = 0; inside && std::sscanf(line.c_str(), "AnonHugePages: %ld kB", &kilobytes) == 1) {
-      total_bytes += kilobytes * 1024;
-    }
+  std::size_t total_bytes = 0;
+  const bool told = visit_huge_mappings([&](const Mapping& mapping) {
+    if (overlap_bytes(memory, mapping.memory) > 0) total_bytes += mapping.huge_bytes;
+  });
+  return told ? static_cast<std::int64_t>(total_bytes) : -1;
+}
+
+std::size_t huge_page_size() {
+  std::size_t size_bytes = 0;
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");
+  return file >> size_bytes ? size_bytes : 0;
+}
+
+// A mapping tells how many of its pages are huge, not which; so only one that is huge throughout counts.
+std::vector<std::span<std::byte>> huge_parts(std::span<const std::span<std::byte>> pieces) {
+  std::vector<std::span<std::byte>> parts(pieces.size());
+  const std::size_t unit = huge_page_size();
+  if (unit == 0) return parts;
+  std::vector<std::size_t> huge_bytes(pieces.size());
+  for (std::size_t index = 0; index < pieces.size(); ++index) parts[index] = whole_units(pieces[index], unit);
+  visit_huge_mappings([&](const Mapping& mapping) {
+    const auto whole = whole_units(mapping.memory, unit);
+    if (whole.size() != mapping.huge_bytes) return;
+    for (std::size_t index = 0; index < parts.size(); ++index) huge_bytes[index] += overlap_bytes(parts[index], whole);
+  });
+  for (std::size_t index = 0; index < parts.size(); ++index) {
+    if (huge_bytes[index] != parts[index].size()) parts[index] = {};
   }
-  return maps.eof() ? total_bytes : -1;
-#else
-  (void)memory;
-  return -1;
-#endif
+  return parts;
 }
 
 bool release(std::span<std::byte> memory) {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace moestream::io {
 
@@ -24,5 +25,12 @@ bool release(std::span<std::byte> memory);
 
 // Bytes of this memory that lie in huge pages now, or -1 where the system does not tell.
 std::int64_t huge_page_bytes(std::span<const std::byte> memory);
+
+// The size of the huge pages that this system gives to ordinary memory, or 0 where it has none.
+std::size_t huge_page_size();
+
+// For every piece, its whole huge pages if the system has backed all of them by such pages, and nothing otherwise.
+// Slow: reads the whole memory map, once.
+std::vector<std::span<std::byte>> huge_parts(std::span<const std::span<std::byte>> pieces);
 
 }  // namespace moestream::io

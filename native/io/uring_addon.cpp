@@ -17,7 +17,7 @@ class UringReader : public Napi::ObjectWrap<UringReader> {
     return DefineClass(env, "UringReader",
                        {InstanceMethod<&UringReader::queue_read>("queueRead"),
                         InstanceMethod<&UringReader::wait>("wait"), InstanceMethod<&UringReader::close>("close"),
-                        InstanceAccessor<&UringReader::registered>("registeredBuffers")});
+                        InstanceAccessor<&UringReader::refused>("registeringRefused")});
   }
 
   // (depth, fds, segments, wakeFd)
@@ -78,8 +78,8 @@ class UringReader : public Napi::ObjectWrap<UringReader> {
 
   void close(const Napi::CallbackInfo&) { uring_.reset(); }
 
-  Napi::Value registered(const Napi::CallbackInfo& info) {
-    return Napi::Boolean::New(info.Env(), ring(info.Env()).has_registered_buffers());
+  Napi::Value refused(const Napi::CallbackInfo& info) {
+    return Napi::Boolean::New(info.Env(), ring(info.Env()).registering_refused());
   }
 
   std::unique_ptr<Uring> uring_;

@@ -13,7 +13,7 @@ import type { IoAddon } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
 import { chunksPerExpert, ExpertLayout, emptyChunkList, slotBytesOf } from '../pipeline/expert-layout.ts';
 import { emptyRequest, FetchQueue, LANE_DEMAND } from '../pipeline/fetch-queue.ts';
-import { allocateShared } from '../pipeline/memory.ts';
+import { allocateSegment } from '../pipeline/memory.ts';
 import { placeSlots, type SlotPlace } from '../pipeline/slab.ts';
 import { readError, Tickets } from '../pipeline/tickets.ts';
 import { expertBytesOf, type Workload } from './workload.ts';
@@ -127,7 +127,7 @@ export class Rig {
     this.notice = notice;
     this.expertsPerLayer = workload.expertsPerLayer;
     const slotBytes = Math.max(...workload.layers.map(slotBytesOf));
-    const wanted = slabLayers * this.expertsPerLayer;
+    const wanted = Math.floor(slabLayers * this.expertsPerLayer);
     const slots = Math.max(this.expertsPerLayer, Math.min(wanted, Math.floor(SLAB_BYTES_MAX / slotBytes)));
     const { segmentBytes, places } = placeSlots({
       layers: 1,
@@ -136,7 +136,7 @@ export class Rig {
       classOfLayer: [0],
     });
     this.places = places;
-    this.segments = segmentBytes.map(allocateShared);
+    this.segments = segmentBytes.map((bytes) => allocateSegment(bytes, io));
     this.slabBytes = segmentBytes.reduce((sum, bytes) => sum + bytes, 0);
     for (const segment of this.segments) io.prefault(segment);
     const huge = this.segments.map((segment) => io.hugePageBytes(segment));

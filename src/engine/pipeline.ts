@@ -13,7 +13,7 @@ import type { Model } from '../model/model.ts';
 import { type BackendConfig, type BackendName, type IoAddon, loadIo } from '../native.ts';
 import { ControlBlock, STAGES, type Stage } from '../pipeline/control.ts';
 import { FetchQueue, LANE_DEMAND, LANE_PREFETCH } from '../pipeline/fetch-queue.ts';
-import { allocateShared, formatBytes } from '../pipeline/memory.ts';
+import { allocateSegment, formatBytes } from '../pipeline/memory.ts';
 import * as messages from '../pipeline/messages.ts';
 import { layerSource, type MemoryPlan } from '../pipeline/plan.ts';
 import type { ResidentPlan } from '../pipeline/residents.ts';
@@ -284,8 +284,8 @@ export class Pipeline {
 
   private async setUp(): Promise<void> {
     const { slab } = this.plan;
-    const dense = this.residents.segmentBytes.map(allocateShared);
-    const slabSegments = placeSlots(slab).segmentBytes.map(allocateShared);
+    const dense = this.residents.segmentBytes.map((bytes) => allocateSegment(bytes, this.io));
+    const slabSegments = placeSlots(slab).segmentBytes.map((bytes) => allocateSegment(bytes, this.io));
     const segments = [...dense, ...slabSegments];
     this.segments = segments;
     this.readers.start(

@@ -6,6 +6,7 @@
  * in JavaScript (measured on Node 20). Typed arrays end at 4 GiB on Node 20, so large memory is made of segments.
  */
 import { invariant, MoestreamError } from '../errors.ts';
+import type { IoAddon } from '../native.ts';
 
 /** Reads start and end on this boundary, in the file and in memory. Devices ask for 512 or 4096. */
 export const PAGE_BYTES = 4096;
@@ -39,6 +40,17 @@ export function allocateShared(byteLength: number): Uint8Array<SharedArrayBuffer
       },
     );
   }
+}
+
+/**
+ * The same for memory that is read into: it begins where a huge page begins, so that all of it but its end can be in huge
+ * pages, which makes reads two to four times cheaper (native/io/uring.h). The addresses before it are never touched.
+ */
+export function allocateSegment(byteLength: number, io: IoAddon): Uint8Array<SharedArrayBuffer> {
+  const hugeBytes = io.hugePageSize();
+  if (byteLength < hugeBytes || byteLength > SEGMENT_BYTES_MAX - hugeBytes) return allocateShared(byteLength);
+  const roomy = allocateShared(byteLength + hugeBytes);
+  return new Uint8Array(roomy.buffer, io.bytesToBoundary(roomy, hugeBytes), byteLength);
 }
 
 /** Small shared tables of 32-bit words: rings, tickets, control. */

@@ -138,7 +138,12 @@ export class Tickets {
 
   /** Reader: one chunk is done, well or badly. */
   completeChunk(ticket: number): void {
-    if (Atomics.sub(this.words, this.at(ticket) + PENDING, 1) === 1) this.bell.ring();
+    if (this.countChunk(ticket)) this.bell.ring();
+  }
+
+  /** The same for a reader that rings the bell itself, after several. Returns whether it was the last of its ticket. */
+  countChunk(ticket: number): boolean {
+    return Atomics.sub(this.words, this.at(ticket) + PENDING, 1) === 1;
   }
 
   /** Reader: records the first failure of a ticket; call before `completeChunk`. */

@@ -8,6 +8,7 @@
  * A short read is continued from where it stopped, like in native/io/file_reader.cpp; one that gets no further has met the
  * end of the file.
  */
+import { performance } from 'node:perf_hooks';
 import { type IoAddon, loadIo, type UringReader } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
 import { emptyRequest, FetchQueue, type ReadRequest } from '../pipeline/fetch-queue.ts';
@@ -43,9 +44,10 @@ class UringLoop {
   private readonly ring: UringReader;
   private readonly trace: Tracer;
   private readonly flights: Flight[];
-  private readonly free: number[];
+  /** Ids of the flights that are not under way: the first `freeCount` of them. */
+  private readonly free: Int32Array;
+  private freeCount: number;
   private readonly completions: Int32Array;
-  private readonly request = emptyRequest();
   private reads = 0;
   private bytesRead = 0;
   private readMillis = 0;
@@ -64,43 +66,51 @@ class UringLoop {
       interruptions: 0,
       beganMillis: 0,
     }));
-    this.free = Array.from({ length: depth }, (_, id) => id);
+    this.free = Int32Array.from({ length: depth }, (_, id) => id);
+    this.freeCount = depth;
     this.completions = new Int32Array(2 * depth);
   }
 
   run(): FetchTotals {
-    const notice = this.ring.registeredBuffers
-      ? undefined
-      : 'io_uring reads into unregistered memory; a higher `ulimit -l` would save some CPU time';
+    const notice = this.ring.registeringRefused
+      ? 'io_uring reads into unregistered memory; a higher `ulimit -l` would save some CPU time'
+      : undefined;
     while (!this.control.shuttingDown) {
       this.takeRequests();
-      if (this.free.length < this.flights.length) this.waitInKernel();
-      else if (this.queue.pop(this.request, this.control)) this.begin();
+      if (this.isReading) this.waitInKernel();
+      else if (this.queue.pop(this.nextFlight.request, this.control)) this.begin();
     }
-    while (this.free.length < this.flights.length && this.land(WAIT_MILLIS) > 0);
+    while (this.isReading && this.land(WAIT_MILLIS) > 0);
     this.ring.close();
     return { reads: this.reads, bytesRead: this.bytesRead, readMicros: this.readMillis * 1000, notice };
   }
 
-  private takeRequests(): void {
-    while (this.queue.tryPop(this.request)) this.begin();
+  private get isReading(): boolean {
+    return this.freeCount < this.flights.length;
   }
 
-  /** Starts the request that has been taken, unless somebody else has or nobody wants it. */
+  /** Requests are taken straight into it. Whoever has a permit finds one: there are as many as permits. */
+  private get nextFlight(): Flight {
+    return this.flights[this.free[this.freeCount - 1]!]!;
+  }
+
+  private takeRequests(): void {
+    while (this.freeCount > 0 && this.queue.tryPop(this.nextFlight.request)) this.begin();
+  }
+
+  /** Starts the request that the next flight has taken, unless somebody else has or nobody wants it. */
   private begin(): void {
-    const { request } = this;
+    const flight = this.nextFlight;
+    const { request } = flight;
     if (!this.tickets.claim(request.ticket, request.claim)) {
       this.queue.finish(request);
       return;
     }
-    const id = this.free.pop()!;
-    const flight = this.flights[id]!;
-    Object.assign(flight.request, request);
     flight.reachedBytes = 0;
     flight.resumedBytes = 0;
     flight.interruptions = 0;
     flight.beganMillis = performance.now();
-    this.launch(id, flight);
+    this.launch(this.free[--this.freeCount]!, flight);
   }
 
   private launch(id: number, { request, resumedBytes }: Flight): void {
@@ -118,27 +128,30 @@ class UringLoop {
   private waitInKernel(): void {
     this.queue.enterNative();
     // A request that came before the flag was up has signalled nobody.
-    const timeoutMillis = this.queue.tryPop(this.request) ? 0 : WAIT_MILLIS;
-    if (timeoutMillis === 0) this.begin();
-    this.land(timeoutMillis);
+    const found = this.freeCount > 0 && this.queue.tryPop(this.nextFlight.request);
+    if (found) this.begin();
+    this.land(found ? 0 : WAIT_MILLIS);
     this.queue.leaveNative();
   }
 
-  /** Deals with the reads that have ended; returns how many. */
+  /** Deals with the reads that have ended, and wakes the issuer once for all of them; returns how many. */
   private land(timeoutMillis: number): number {
     const count = this.ring.wait(timeoutMillis, this.completions);
+    let completed = false;
     for (let index = 0; index < count; index++) {
-      this.end(this.completions[2 * index]!, this.completions[2 * index + 1]!);
+      if (this.end(this.completions[2 * index]!, this.completions[2 * index + 1]!)) completed = true;
     }
+    if (completed) this.tickets.bell.ring();
     return count;
   }
 
-  private end(id: number, result: number): void {
+  /** Returns whether its ticket has nothing to come any more. */
+  private end(id: number, result: number): boolean {
     const flight = this.flights[id]!;
     const { request } = flight;
     if ((result === -EINTR || result === -EAGAIN) && ++flight.interruptions < INTERRUPTIONS_MAX) {
       this.launch(id, flight);
-      return;
+      return false;
     }
     const reachedBytes = flight.resumedBytes + Math.max(0, result);
     const further = reachedBytes > flight.reachedBytes;
@@ -146,7 +159,7 @@ class UringLoop {
     if (result >= 0 && further && reachedBytes < request.requiredBytes) {
       flight.resumedBytes = roundDown(reachedBytes, RESUME_BOUNDARY_BYTES);
       this.launch(id, flight);
-      return;
+      return false;
     }
     if (flight.reachedBytes < request.requiredBytes) {
       recordShortfall(this.tickets, request, result < 0 ? result : flight.reachedBytes);
@@ -158,12 +171,13 @@ class UringLoop {
       result < 0 ? result : flight.reachedBytes,
       request.file,
     );
-    this.tickets.completeChunk(request.ticket);
+    const completed = this.tickets.countChunk(request.ticket);
     this.reads++;
     this.bytesRead += flight.reachedBytes;
     this.readMillis += performance.now() - flight.beganMillis;
-    this.free.push(id);
     this.queue.finish(request);
+    this.free[this.freeCount++] = id;
+    return completed;
   }
 }
 

@@ -5,6 +5,7 @@
  * Runs as one never-ending task of a piscina pool, so that its promise is its supervision. A reader writes only the
  * bytes of the place it was given and its ticket; it decides nothing.
  */
+import { performance } from 'node:perf_hooks';
 import { loadIo } from '../native.ts';
 import { ControlBlock } from '../pipeline/control.ts';
 import { emptyRequest, FetchQueue } from '../pipeline/fetch-queue.ts';

@@ -110,8 +110,12 @@ struct Planned {
 void ring_reads(const File& file, bool direct, unsigned depth) {
   const OpenedFile opened = moestream::io::open_file(file.path, direct);
   const Pages first(depth * 64 * kPage);
-  const Pages second(depth * 64 * kPage);
-  const std::span<std::byte> segments[] = {first.span(), second.span()};
+  // Begins in the middle of a huge page: of its reads some go to registered memory, some to other, some to both.
+  const std::size_t unit = std::max(kPage, moestream::io::huge_page_size());
+  const Pages second(depth * 64 * kPage + 2 * unit);
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(second.span().data()) % unit;
+  const std::span<std::byte> segments[] = {first.span(),
+                                           second.span().subspan(unit - past + unit / 2 - kPage, depth * 64 * kPage)};
   for (const auto& each : segments) moestream::io::prefault(each);
   {
     Uring ring(depth, std::span(&opened.fd, 1), segments, -1);
@@ -184,6 +188,31 @@ void slab_memory() {
   check(huge >= -1 && huge <= static_cast<std::int64_t>(8 * kSegment), "no more huge pages than memory");
 }
 
+void huge_memory() {
+  const std::size_t unit = moestream::io::huge_page_size();
+  if (unit == 0) {
+    std::printf("reading: this system has no huge pages, so their registration is not tested\n");
+    return;
+  }
+  const Pages memory(6 * unit);
+  const std::span<std::byte> whole = memory.span();
+  const std::span<std::byte> pieces[] = {whole.subspan(kPage, 6 * unit - 2 * kPage), whole.subspan(kPage, kPage)};
+  check(moestream::io::huge_parts(pieces)[0].empty(), "untouched memory is not in huge pages");
+  moestream::io::prefault(pieces[0]);
+  if (moestream::io::huge_page_bytes(pieces[0]) <= 0) {
+    std::printf("reading: the system gave no huge pages, so their registration is not tested\n");
+    return;
+  }
+  const auto parts = moestream::io::huge_parts(pieces);
+  check(parts[0].size() >= 4 * unit && parts[0].size() % unit == 0, "the whole huge pages of a piece");
+  check(reinterpret_cast<std::uintptr_t>(parts[0].data()) % unit == 0, "huge parts begin with a huge page");
+  check(parts[0].data() >= pieces[0].data() && parts[0].data() + parts[0].size() <= pieces[0].data() + pieces[0].size(),
+        "huge parts are inside their piece");
+  check(parts[1].empty(), "less than a huge page is none");
+  ::madvise(parts[0].data() + unit, kPage, MADV_DONTNEED);
+  check(moestream::io::huge_parts(pieces)[0].empty(), "one small page spoils its piece");
+}
+
 }  // namespace
 
 int main() {
@@ -193,6 +222,7 @@ int main() {
     const File file(folder);
     wrong_names(folder);
     slab_memory();
+    huge_memory();
     const bool direct_works = !throws<std::system_error>([&] {
       moestream::io::close_file(moestream::io::open_file(file.path, true).fd);
     });
