@@ -13,7 +13,7 @@ import { type ExpertCounters, newCounters } from '../workers/expert-counters.ts'
 import type { Panel } from '../workers/predictors/panel.ts';
 import type { Route } from '../workers/predictors/predictor.ts';
 import { type ControllerReport, PrefetchController } from '../workers/prefetch-controller.ts';
-import { PrefetchLedger } from '../workers/prefetch-ledger.ts';
+import { PrefetchLedger, READ_DEMAND, READ_HINT } from '../workers/prefetch-ledger.ts';
 import { AnswerSteps } from './belady.ts';
 import { WantedExperts } from './wanted.ts';
 
@@ -203,7 +203,7 @@ export class Replay {
           slot,
           layer * this.options.shape.experts + expert,
           slab.evictedKey,
-          false,
+          READ_DEMAND,
           bytes,
         );
       } else {
@@ -248,7 +248,7 @@ export class Replay {
     else {
       const bytes = trace.header.expertBytes[layer]!;
       const slot = slab.admit(layer, expert);
-      this.ledger.admitted(slot, layer * trace.header.experts + expert, slab.evictedKey, true, bytes);
+      this.ledger.admitted(slot, layer * trace.header.experts + expert, slab.evictedKey, READ_HINT, bytes);
       this.bytesLeft[slot] = bytes;
       this.ahead.push(slot);
       return true;
