@@ -79,7 +79,7 @@ export class Slab {
   evictedKey = NONE;
   /** (classes) */
   private readonly stocks: readonly SlotStock[];
-  /** (classes): slots that a chunk leaves alone, and of these for one layer. */
+  /** (classes): slots that a chunk leaves alone; (layers): experts that it keeps in them. */
   private readonly kept: readonly number[];
   private readonly keptOfLayer: readonly number[];
 
@@ -94,11 +94,7 @@ export class Slab {
     const keys = shape.layers * shape.experts;
     this.stocks = shape.classes.map((each) => createStock(policy, slots, keys, each.slots));
     this.kept = shape.classes.map((each) => each.slots - windowOf(each.slots, shape.experts));
-    this.keptOfLayer = shape.classes.map((each, index) => {
-      const layers = shape.classOfLayer.filter((other) => other === index).length;
-      const holdsAll = each.slots >= layers * shape.experts;
-      return holdsAll ? shape.experts : Math.floor(this.kept[index]! / layers);
-    });
+    this.keptOfLayer = keptOfLayers(shape, this.kept);
     shape.classes.forEach((each, index) => {
       // Offered last to first, so that slots fill from the front.
       for (let slot = each.firstSlot + each.slots - 1; slot >= each.firstSlot; slot--) {
@@ -115,11 +111,6 @@ export class Slab {
 
   stateOf(slot: number): number {
     return this.state[slot]!;
-  }
-
-  /** Whether an expert is in this slot, or on its way there. */
-  isOwned(slot: number): boolean {
-    return this.owner[slot] !== NONE;
   }
 
   layerOf(slot: number): number {
@@ -157,7 +148,7 @@ export class Slab {
 
   /** How many experts of this layer a chunk keeps. */
   keptExperts(layer: number): number {
-    return this.keptOfLayer[this.shape.classOfLayer[layer]!]!;
+    return this.keptOfLayer[layer]!;
   }
 
   /** An expert was wanted: the policy counts it, whether or not it is here. */
@@ -183,11 +174,11 @@ export class Slab {
     return slot;
   }
 
-  /** The reads of a loading slot have all arrived: the load's pin ends. `spent` as of `unpin`. */
-  markReady(slot: number, spent = false): void {
+  /** The reads of a loading slot have all arrived: the load's pin ends. */
+  markReady(slot: number): void {
     invariant(this.state[slot] === SLOT_LOADING, `slot ${slot} is not loading`);
     this.state[slot] = SLOT_READY;
-    this.unpin(slot, spent);
+    this.unpin(slot);
   }
 
   /** The reads of a loading slot have failed: its expert is absent again, and the load's pin ends. */
@@ -232,4 +223,14 @@ export class Slab {
 
 function windowOf(slots: number, experts: number): number {
   return Math.max(1, Math.min(slots >> 1, experts));
+}
+
+/** Every layer of a class gets the same share, the first ones what is left over; all of it where all experts fit. */
+function keptOfLayers({ classes, classOfLayer, experts }: SlabShape, kept: readonly number[]): number[] {
+  return classOfLayer.map((index, layer) => {
+    const layers = classOfLayer.filter((each) => each === index).length;
+    if (classes[index]!.slots >= layers * experts) return experts;
+    const before = classOfLayer.slice(0, layer).filter((each) => each === index).length;
+    return Math.floor(kept[index]! / layers) + (before < kept[index]! % layers ? 1 : 0);
+  });
 }

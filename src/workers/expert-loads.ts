@@ -146,14 +146,15 @@ export class ExpertLoads {
     if (queue.underWay(LANE_PREFETCH) === 0 || !step.anyMissing) return;
     for (let index = 0; index < this.count; index++) {
       const slot = this.slots[index]!;
-      const [layer, expert] = [slab.layerOf(slot), slab.expertOf(slot)];
+      const layer = slab.layerOf(slot);
+      const expert = slab.expertOf(slot);
       if (step.wantsOf(layer, expert)) continue;
       const underWay = tickets.pending(slot) - bitCount(tickets.unclaimed(slot));
       if (underWay <= 0) continue;
       layout.chunksOf(layer, expert, this.chunks, this.fineness[slot]);
       // Which chunks is not known: they are about equal.
       const chunkBytes = this.bytesOf(-1) / this.chunks.count;
-      this.ledger.delayed(underWay * chunkBytes);
+      this.ledger.delayed(slot, underWay * chunkBytes);
     }
   }
 

@@ -89,10 +89,10 @@ export class PrefetchLedger {
     this.waste(slot, this.unproven[slot]!);
   }
 
-  /** Demands waited for so many bytes of unwanted prefetches. */
-  delayed(bytes: number): void {
+  /** Demands waited for so many bytes of an unwanted prefetch into this slot. */
+  delayed(slot: number, bytes: number): void {
     this.counters.delayedBytes += bytes;
-    this.controller.harmful(bytes);
+    if (this.hinted[slot] === 1) this.controller.harmful(bytes);
   }
 
   private waste(slot: number, bytes: number): void {

@@ -101,7 +101,7 @@ export class UnionReads {
     const { slab } = this.parts;
     for (let index = 0; index < this.heldCount; index++) {
       const slot = this.held[index]!;
-      slab.unpin(slot, !slab.isOwned(slot) || !this.step.wantsOf(slab.layerOf(slot), slab.expertOf(slot)));
+      slab.unpin(slot, !this.step.wantsOf(slab.layerOf(slot), slab.expertOf(slot)));
     }
     this.heldCount = 0;
   }

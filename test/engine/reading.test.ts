@@ -83,6 +83,7 @@ interface RigOptions {
   /** Without readers nothing that is queued is ever read. */
   readonly readers?: boolean;
   readonly readTimeoutMillis?: number;
+  readonly readsUnion?: boolean;
 }
 
 function startRig(options: RigOptions): Rig {
@@ -161,6 +162,7 @@ function startRig(options: RigOptions): Rig {
     layers: LAYERS,
     experts: EXPERTS,
     expertsPerToken: TOP_K,
+    readsUnion: options.readsUnion ?? false,
     readTimeoutMillis: options.readTimeoutMillis ?? 10_000,
     readError: (failure, layer, expert) => readError(failure, path, `${layer}/${expert}`, String),
   });
