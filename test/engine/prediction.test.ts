@@ -78,7 +78,7 @@ describe('a prediction', () => {
 });
 
 describe('the next layer of a chunk', () => {
-  const countsOf = (options: OpenOptions): Promise<GenerationStats['experts']> =>
+  const countsOf = (options: Partial<OpenOptions>): Promise<GenerationStats['experts']> =>
     withEngine({ ...OPTIONS, ...options }, async (engine) => {
       const generation = engine.generate(PROMPT, { temperature: 0, maxTokens: 1 });
       for await (const _ of generation);

@@ -153,6 +153,7 @@ void super_many_inputs(const Tile& tile) {
     __m128 totals[kTileInputs / 4] = {};
     const std::uint8_t* at = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; k < tile.cols / 256; ++k, at += Format::kBytes) {
+      fetch_ahead(at, Format::kBytes);
       const PlanarSuper block = format.decode(at);
       const float d = half_at(at + Format::kScaleAt) * Format::kScaleFactor;
       const float dmin = Format::kMins ? half_at(at + Format::kMinAt) * (1.0f / 128.0f) : 0.0f;
@@ -288,7 +289,9 @@ void eights_many_inputs(const Tile& tile) {
   for (std::size_t r = 0; r < tile.rows; r += 2) {
     const std::size_t next = smaller(r + 1, tile.rows - 1);
     __m512 lanes[kTileInputs] = {};
+    const std::uint8_t* const first_row = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; 8 * k < blocks; ++k) {
+      fetch_ahead(first_row + 16 * k * Format::kBytes, 16 * Format::kBytes);
       const PlanarEight first = decode_eight(format, tile, r, k);
       const PlanarEight second = decode_eight(format, tile, next, k);
       const __m512 d = interleave(first.d, second.d);
