@@ -130,8 +130,13 @@ export class VirtualMachine {
     return this.nowMicros - began;
   }
 
-  layer(layer: number, experts: readonly number[]): void {
+  /** What a layer computes before its router has chosen. */
+  mix(): void {
     this.compute(this.options.mixMicros);
+  }
+
+  layer(layer: number, experts: readonly number[]): void {
+    this.mix();
     if (this.options.mode !== 'none') this.predict(layer, experts);
     this.scheduler.runLayer(layer, Int32Array.from(experts), experts.length);
     this.scheduler.takeHints();

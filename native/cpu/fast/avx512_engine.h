@@ -127,15 +127,16 @@ void super_one_input(const Tile& tile) {
   }
 }
 
-// One decoded block with inputs 4g .. 4g + 3.
-template <class Format>
+// One decoded block with inputs 4g .. 4g + kLive - 1. An expert of a prompt's chunk has ten rows or so: computing the
+// last ones twice to fill a four would be a tenth of all.
+template <class Format, std::size_t kLive>
 [[gnu::always_inline]] inline __m128 four_inputs(const Tile& tile, std::size_t g, std::size_t k,
                                                  const PlanarSuper& block, float d, float dmin) {
-  __m512i sums[4];
-  __m512i minimums[4];
-  float scales[4];
-  for (std::size_t j = 0; j < 4; ++j) {
-    const PlanarUnit& unit = planar_unit(tile, smaller(4 * g + j, tile.input_count - 1), k);
+  __m512i sums[4] = {};
+  __m512i minimums[4] = {};
+  float scales[4] = {};
+  for (std::size_t j = 0; j < kLive; ++j) {
+    const PlanarUnit& unit = planar_unit(tile, 4 * g + j, k);
     sums[j] = scaled_dot<Format>(block, unit);
     if constexpr (Format::kMins) minimums[j] = minimum_dot<Format>(block, unit);
     scales[j] = unit.scale[0];
@@ -145,9 +146,9 @@ template <class Format>
   return _mm_mul_ps(value, load_as<__m128>(scales));
 }
 
-template <class Format>
-void super_many_inputs(const Tile& tile) {
-  const std::size_t groups = (tile.input_count + 3) / 4;
+template <class Format, std::size_t kRest>
+void super_inputs(const Tile& tile) {
+  const std::size_t groups = tile.input_count / 4;
   const Format format;
   for (std::size_t r = 0; r < tile.rows; ++r) {
     __m128 totals[kTileInputs / 4] = {};
@@ -158,12 +159,29 @@ void super_many_inputs(const Tile& tile) {
       const float d = half_at(at + Format::kScaleAt) * Format::kScaleFactor;
       const float dmin = Format::kMins ? half_at(at + Format::kMinAt) * (1.0f / 128.0f) : 0.0f;
       for (std::size_t g = 0; g < groups; ++g) {
-        totals[g] = _mm_add_ps(totals[g], four_inputs<Format>(tile, g, k, block, d, dmin));
+        totals[g] = _mm_add_ps(totals[g], four_inputs<Format, 4>(tile, g, k, block, d, dmin));
+      }
+      if constexpr (kRest > 0) {
+        totals[groups] = _mm_add_ps(totals[groups], four_inputs<Format, kRest>(tile, groups, k, block, d, dmin));
       }
     }
     float out[kTileInputs];
     std::memcpy(out, totals, sizeof out);
     for (std::size_t t = 0; t < tile.input_count; ++t) tile.out[t * tile.rows + r] = out[t];
+  }
+}
+
+template <class Format>
+void super_many_inputs(const Tile& tile) {
+  switch (tile.input_count % 4) {
+    case 0:
+      return super_inputs<Format, 0>(tile);
+    case 1:
+      return super_inputs<Format, 1>(tile);
+    case 2:
+      return super_inputs<Format, 2>(tile);
+    default:
+      return super_inputs<Format, 3>(tile);
   }
 }
 
