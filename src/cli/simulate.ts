@@ -126,9 +126,13 @@ function predictionsOf(text: string, depth: number): Asked[] {
   return listOf(text).map((name) => {
     const prediction = predictionOf(name.split('+'), depth, undefined);
     if (prediction?.union === true && prediction.names.length === 0) {
-      throw new MoestreamError('USAGE', `"${name}" reads within a prompt's chunks, which a replay does not time`, {
-        hint: 'Measure it with `moestream profile --predict union`, beside none.',
-      });
+      throw new MoestreamError(
+        'USAGE',
+        `"${name}" reads within a prompt's chunks, which a replay does not time`,
+        {
+          hint: 'Measure it with `moestream profile --predict union`, beside none.',
+        },
+      );
     }
     if (prediction?.names.includes('lookahead') !== true) return { name, prediction };
     throw new MoestreamError('USAGE', `"${name}" asks the routers, whose input a trace does not hold`, {

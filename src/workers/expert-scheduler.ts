@@ -95,7 +95,6 @@ export class ExpertScheduler {
   beginRun(): void {
     this.ledger.counters = newCounters();
     this.controller.beginRun();
-    this.union.forget();
   }
 
   /**

@@ -47,13 +47,7 @@ export class UnionReads {
   private readonly held: Int32Array;
   private heldCount = 0;
 
-  constructor(
-    parts: UnionParts,
-    slots: number,
-    step: LayerStep,
-    loads: ExpertLoads,
-    counts: RoutingCounts,
-  ) {
+  constructor(parts: UnionParts, slots: number, step: LayerStep, loads: ExpertLoads, counts: RoutingCounts) {
     this.parts = parts;
     this.step = step;
     this.loads = loads;
@@ -96,7 +90,10 @@ export class UnionReads {
     }
   }
 
-  /** Their layer has been routed, and what it wants is pinned for it; what it does not want is spent. */
+  /**
+   * Their layer has been routed, and what it wants is pinned for it; what it does not want is spent. The same when another
+   * layer has been routed, after a run that ended early.
+   */
   release(): void {
     const { slab } = this.parts;
     for (let index = 0; index < this.heldCount; index++) {
@@ -104,12 +101,5 @@ export class UnionReads {
       slab.unpin(slot, !this.step.wantsOf(slab.layerOf(slot), slab.expertOf(slot)));
     }
     this.heldCount = 0;
-  }
-
-  /** A run has ended before their layer came. */
-  forget(): void {
-    for (let index = 0; index < this.heldCount; index++) this.parts.slab.unpin(this.held[index]!);
-    this.heldCount = 0;
-    this.layer = NONE;
   }
 }

@@ -187,7 +187,10 @@ function startRig(options: RigOptions): Rig {
   return rig;
 }
 
-const expertIds = fc.uniqueArray(fc.integer({ min: 0, max: EXPERTS - 1 }), { minLength: 1, maxLength: EXPERTS });
+const expertIds = fc.uniqueArray(fc.integer({ min: 0, max: EXPERTS - 1 }), {
+  minLength: 1,
+  maxLength: EXPERTS,
+});
 const hint = fc.record({ layer: fc.nat(LAYERS - 1), expert: fc.nat(EXPERTS - 1) });
 /** `nextRows` of 0: what follows is not known. */
 const step = fc.record({

@@ -64,11 +64,11 @@ describe('a chunk that wants nearly all experts', () => {
     const [plain, ahead] = [rigOf({ ...shape, readsUnion: false }), rigOf(shape)];
     const [plainMicros, aheadMicros] = [chunk(plain), chunk(ahead)];
     expect(ahead.scheduler.counters.bytesRead).toBeLessThanOrEqual(1.03 * plain.scheduler.counters.bytesRead);
-    // Beyond the bound stand the first layer's mixer, before which nothing is known, and an eighth for the ends of layers.
+    // Beyond the bound stands the first layer's mixer, before which nothing is known. Without reading ahead 1.08 and 1.24.
     const readMicros = (ahead.scheduler.counters.bytesRead / MACHINE.bytesPerSecond) * 1e6;
     const bound = Math.max(readMicros, ahead.computeMicros) + shape.mixMicros;
-    expect(aheadMicros).toBeLessThanOrEqual(1.125 * bound);
-    expect(aheadMicros).toBeLessThan(0.95 * plainMicros);
+    expect(aheadMicros).toBeLessThanOrEqual(1.03 * bound);
+    expect(aheadMicros).toBeLessThanOrEqual(plainMicros);
   });
 
   it('reads nothing of the next layer while a demand waits', () => {
