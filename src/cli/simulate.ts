@@ -125,6 +125,15 @@ function predictionsOf(text: string, depth: number): Asked[] {
     throw new MoestreamError('USAGE', `lookahead is ${depth}, expected 1 to ${LOOKAHEAD_MAX}`);
   return listOf(text).map((name) => {
     const prediction = predictionOf(name.split('+'), depth, undefined);
+    if (prediction?.union === true && prediction.names.length === 0) {
+      throw new MoestreamError(
+        'USAGE',
+        `"${name}" reads within a prompt's chunks, which a replay does not time`,
+        {
+          hint: 'Measure it with `moestream profile --predict union`, beside none.',
+        },
+      );
+    }
     if (prediction?.names.includes('lookahead') !== true) return { name, prediction };
     throw new MoestreamError('USAGE', `"${name}" asks the routers, whose input a trace does not hold`, {
       hint: 'Measure it with `moestream generate --predict lookahead`, or name auto+markov.',

@@ -12,6 +12,7 @@ import * as messages from '../pipeline/messages.ts';
 import type { ResidentPlan, ResidentTensor } from '../pipeline/residents.ts';
 import { type RingHandle, SpscRing } from '../pipeline/ring.ts';
 import type { Observation } from '../pipeline/trace.ts';
+import type { ComputeSetup } from '../workers/compute.ts';
 import {
   type LookaheadSetup,
   NO_PREDICTIONS,
@@ -50,7 +51,8 @@ export class Forecaster {
     this.prediction = predict;
     this.config = config;
     this.notice = notice;
-    if (predict === undefined) return;
+    // A chunk that reads its next layer ahead does so by itself.
+    if (predict === undefined || predict.names.length === 0) return;
     const streamWords = messages.STREAM_VALUES + STREAM_ROWS_MAX * config.hidden;
     this.rings = {
       routes: SpscRing.create(messages.ROUTE_SLOTS, messages.ROUTE_IDS + config.experts),
@@ -73,10 +75,15 @@ export class Forecaster {
     return streams === undefined ? [routes, hints] : [routes, hints, streams];
   }
 
-  /** How many hints compute reads: as measuring finds, or as many as a token has experts. */
-  get acceptance(): { readonly prefetch: 'auto' | 'fixed'; readonly prefetchMost: number } {
-    const prefetchMost = this.prediction === undefined ? 0 : this.config.expertsPerToken;
-    return { prefetch: this.prediction?.auto === true ? 'auto' : 'fixed', prefetchMost };
+  /** How many hints compute reads, as measuring finds or as many as a token has experts; and whether chunks read ahead. */
+  get acceptance(): Pick<ComputeSetup, 'prefetch' | 'prefetchMost' | 'readsUnion'> {
+    const { prediction } = this;
+    const hints = prediction !== undefined && prediction.names.length > 0;
+    return {
+      prefetch: prediction?.auto === true ? 'auto' : 'fixed',
+      prefetchMost: hints ? this.config.expertsPerToken : 0,
+      readsUnion: prediction?.union === true,
+    };
   }
 
   /** Throws what the caller must mend. `dense` are the segments of the dense weights, loaded. */

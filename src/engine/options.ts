@@ -10,7 +10,7 @@ import { parseBytes } from '../pipeline/memory.ts';
 import { defaultThreads } from '../pipeline/plan.ts';
 import { LOOKAHEAD_MAX } from '../workers/predictors/lookahead.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
-import { type Prediction, predictionOf } from './prediction.ts';
+import { PREDICT_DEFAULT, type Prediction, predictionOf } from './prediction.ts';
 
 export const IO_MODES = ['auto', 'direct', 'buffered'] as const;
 export type IoMode = (typeof IO_MODES)[number];
@@ -86,8 +86,9 @@ export interface OpenOptions {
   /** Overrides the number of experts per token that the model was trained with. */
   readonly expertsPerToken?: number;
   /**
-   * Who names experts to read before the router asks for them: `none`, or names of predictors, whose hints are read as they
-   * come; with `auto` among them, or alone, as many as measuring shows to pay. Comma-separated text, or a list. Default none.
+   * What is read before a router asks for it. `union`: the next layer of a chunk that wants nearly all experts. Names of
+   * predictors: their hints, as they come; with `auto` among them, or alone, the union and as many hints as measuring
+   * shows to pay. `none`: nothing. Comma-separated text, or a list. Default union.
    */
   readonly predict?: string | readonly string[];
   /** Layers to predict ahead. Default 1. */
@@ -234,7 +235,7 @@ export function settingsOf(options: OpenOptions): EngineSettings {
       expertsPerToken === undefined
         ? undefined
         : integerBetween('expertsPerToken', expertsPerToken, 1, 65536),
-    predict: predictionOf(options.predict ?? 'none', depth, options.predictState),
+    predict: predictionOf(options.predict ?? PREDICT_DEFAULT, depth, options.predictState),
     trace: options.trace ?? false,
     cpuProfileFolder: options.cpuProfileFolder,
     readTimeoutMillis: integerBetween('readTimeoutMillis', options.readTimeoutMillis ?? 30_000, 1, 3_600_000),

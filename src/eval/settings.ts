@@ -14,6 +14,7 @@ import {
   type OpenOptions,
   PRECISIONS,
 } from '../engine/options.ts';
+import { predictText } from '../engine/prediction.ts';
 import { POLICIES } from '../pipeline/eviction.ts';
 
 /** What an engine can be set to, without what belongs to one process. */
@@ -102,10 +103,10 @@ export function describeSettings(settings: Readonly<Partial<Record<SettingName, 
 export function effectiveValue(settings: EngineSettings, name: SettingName): SettingValue | null {
   const { predict } = settings;
   if (name === 'memory') return settings.budgetBytes;
-  if (name === 'lookahead') return predict?.depth ?? null;
+  if (name === 'lookahead') return predict === undefined || predict.names.length === 0 ? null : predict.depth;
   if (name === 'experts' || name === 'embedding' || name === 'lmHead') return settings.mix[name] ?? null;
   if (name !== 'predict') return settings[name] ?? null;
-  return predict === undefined ? 'none' : [...(predict.auto ? ['auto'] : []), ...predict.names].join(',');
+  return predictText(predict);
 }
 
 /** The parts of OpenOptions that are settings. */

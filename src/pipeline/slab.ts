@@ -8,9 +8,13 @@
  *
  * Experts of different layers may have different sizes (layer 27 of Unsloth's 397B mix is 35 % larger), so slots come in
  * size classes, each with a policy of its own.
+ *
+ * A chunk of a prompt that wants more than the slab holds must not push out everything: of each class a part is the
+ * window that such a chunk streams through, the rest keeps what it has (src/workers/chunk-cache.ts). The window is half
+ * of the slots, and no larger than one layer.
  */
 import { invariant } from '../errors.ts';
-import { createPolicy, type EvictionPolicy, NONE, type Policy } from './eviction.ts';
+import { createStock, NONE, type Policy, type SlotStock } from './eviction.ts';
 import { allocateWords, roundDown, SEGMENT_BYTES_MAX } from './memory.ts';
 
 export const SLOT_EMPTY = 0;
@@ -74,7 +78,10 @@ export class Slab {
   /** layer * experts + expert of whom the last `admit` evicted, or NONE when the slot was empty. */
   evictedKey = NONE;
   /** (classes) */
-  private readonly policies: readonly EvictionPolicy[];
+  private readonly stocks: readonly SlotStock[];
+  /** (classes): slots that a chunk leaves alone; (layers): experts that it keeps in them. */
+  private readonly kept: readonly number[];
+  private readonly keptOfLayer: readonly number[];
 
   constructor(shape: SlabShape, policy: Policy) {
     const slots = slotCount(shape);
@@ -85,12 +92,14 @@ export class Slab {
     this.pins = new Int32Array(slots);
     this.classOf = new Uint8Array(slots);
     const keys = shape.layers * shape.experts;
-    this.policies = shape.classes.map((each) => createPolicy(policy, slots, keys, each.slots));
+    this.stocks = shape.classes.map((each) => createStock(policy, slots, keys, each.slots));
+    this.kept = shape.classes.map((each) => each.slots - windowOf(each.slots, shape.experts));
+    this.keptOfLayer = keptOfLayers(shape, this.kept);
     shape.classes.forEach((each, index) => {
       // Offered last to first, so that slots fill from the front.
       for (let slot = each.firstSlot + each.slots - 1; slot >= each.firstSlot; slot--) {
         this.classOf[slot] = index;
-        this.policies[index]!.offer(slot, NONE);
+        this.stocks[index]!.offer(slot, NONE);
       }
     });
   }
@@ -119,12 +128,32 @@ export class Slab {
 
   /** Slots that an expert of this layer could take: empty ones, and those that nobody has pinned. */
   evictable(layer: number): number {
-    return this.policyOf(layer).size;
+    return this.stockOf(layer).size;
+  }
+
+  /**
+   * Whether a chunk may take a slot for this layer without pushing out what is to be kept: there is a spare one, or more
+   * are resting than are kept.
+   */
+  hasWindow(layer: number): boolean {
+    const stock = this.stockOf(layer);
+    return stock.spare > 0 || stock.resting > this.kept[this.shape.classOfLayer[layer]!]!;
+  }
+
+  /** The slots that a chunk streams through, for experts of this layer. */
+  window(layer: number): number {
+    const index = this.shape.classOfLayer[layer]!;
+    return this.shape.classes[index]!.slots - this.kept[index]!;
+  }
+
+  /** How many experts of this layer a chunk keeps. */
+  keptExperts(layer: number): number {
+    return this.keptOfLayer[layer]!;
   }
 
   /** An expert was wanted: the policy counts it, whether or not it is here. */
   note(layer: number, expert: number): void {
-    this.policyOf(layer).note(layer * this.shape.experts + expert);
+    this.stockOf(layer).note(layer * this.shape.experts + expert);
   }
 
   /**
@@ -134,7 +163,7 @@ export class Slab {
   admit(layer: number, expert: number): number {
     const key = layer * this.shape.experts + expert;
     invariant(this.directory[key] === NONE, `expert ${expert} of layer ${layer} is in the slab already`);
-    const slot = this.policyOf(layer).take();
+    const slot = this.stockOf(layer).take();
     if (slot === NONE) return NONE;
     this.evictedKey = this.owner[slot]!;
     this.forget(slot);
@@ -160,16 +189,20 @@ export class Slab {
   }
 
   pin(slot: number): void {
-    if (this.pins[slot] === 0) this.policies[this.classOf[slot]!]!.withdraw(slot);
+    if (this.pins[slot] === 0) this.stocks[this.classOf[slot]!]!.withdraw(slot);
     this.pins[slot] = this.pins[slot]! + 1;
   }
 
-  /** The last unpin offers the slot to the policy. */
-  unpin(slot: number): void {
+  /** The last unpin makes the slot evictable; `spent` says that its expert is not wanted soon. */
+  unpin(slot: number, spent = false): void {
     const left = this.pins[slot]! - 1;
     invariant(left > 0 || (left === 0 && this.state[slot] !== SLOT_LOADING), `unpin of slot ${slot}`);
     this.pins[slot] = left;
-    if (left === 0) this.policies[this.classOf[slot]!]!.offer(slot, this.owner[slot]!);
+    if (left > 0) return;
+    const stock = this.stocks[this.classOf[slot]!]!;
+    const key = this.owner[slot]!;
+    if (spent && key !== NONE) stock.offerSpent(slot);
+    else stock.offer(slot, key);
   }
 
   isPinned(slot: number): boolean {
@@ -183,7 +216,21 @@ export class Slab {
     this.state[slot] = SLOT_EMPTY;
   }
 
-  private policyOf(layer: number): EvictionPolicy {
-    return this.policies[this.shape.classOfLayer[layer]!]!;
+  private stockOf(layer: number): SlotStock {
+    return this.stocks[this.shape.classOfLayer[layer]!]!;
   }
+}
+
+function windowOf(slots: number, experts: number): number {
+  return Math.max(1, Math.min(slots >> 1, experts));
+}
+
+/** Every layer of a class gets the same share, the first ones what is left over; all of it where all experts fit. */
+function keptOfLayers({ classes, classOfLayer, experts }: SlabShape, kept: readonly number[]): number[] {
+  return classOfLayer.map((index, layer) => {
+    const layers = classOfLayer.filter((each) => each === index).length;
+    if (classes[index]!.slots >= layers * experts) return experts;
+    const before = classOfLayer.slice(0, layer).filter((each) => each === index).length;
+    return Math.floor(kept[index]! / layers) + (before < kept[index]! % layers ? 1 : 0);
+  });
 }

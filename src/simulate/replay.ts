@@ -4,16 +4,19 @@
  * Time is a model of three numbers: a layer computes for `computeMicros` per row, half of it before its router has chosen
  * and half spread over its experts; the disk reads one expert after another at `bytesPerSecond`; demands go before
  * prefetches and interrupt them without loss. Hits are computed first, then experts in the order of their arrival; what is
- * left over is the stall. Without a disk, prefetches arrive at once and no time is counted.
+ * left over is the stall. Without a disk, prefetches arrive at once and no time is counted. A prompt's chunk streams through
+ * the window of the slab as in the engine (src/workers/chunk-cache.ts).
  */
 import { NONE, type Policy } from '../pipeline/eviction.ts';
 import type { RoutingTrace } from '../pipeline/routing-trace.ts';
 import { SLOT_READY, Slab, type SlabShape, slotCount } from '../pipeline/slab.ts';
+import { ChunkCache } from '../workers/chunk-cache.ts';
 import { type ExpertCounters, newCounters } from '../workers/expert-counters.ts';
 import type { Panel } from '../workers/predictors/panel.ts';
 import type { Route } from '../workers/predictors/predictor.ts';
 import { type ControllerReport, PrefetchController } from '../workers/prefetch-controller.ts';
-import { PrefetchLedger } from '../workers/prefetch-ledger.ts';
+import { PrefetchLedger, READ_DEMAND, READ_HINT } from '../workers/prefetch-ledger.ts';
+import { RoutingCounts } from '../workers/routing-counts.ts';
 import { AnswerSteps } from './belady.ts';
 import { WantedExperts } from './wanted.ts';
 
@@ -54,12 +57,16 @@ export class Replay {
   private readonly controller: PrefetchController;
   private readonly ledger: PrefetchLedger;
   private readonly wanted: WantedExperts;
+  private readonly counts: RoutingCounts;
+  private readonly cache: ChunkCache;
   private readonly route: Route;
   private readonly counters = newCounters();
   /** Prefetches that the disk has not finished, oldest first, and the bytes that each still needs. */
   private readonly ahead: number[] = [];
   private readonly bytesLeft: Float64Array;
   private readonly slotOf: Int32Array;
+  /** Of the slots in `slotOf`, how many have been given back. */
+  private unpinned = 0;
   private readonly missing: number[] = [];
   private nowMicros = 0;
   private diskFreeMicros = 0;
@@ -77,6 +84,8 @@ export class Replay {
     this.ledger = new PrefetchLedger(this.controller, slotCount(shape), shape.layers * shape.experts);
     this.ledger.counters = this.counters;
     this.wanted = new WantedExperts(trace);
+    this.counts = new RoutingCounts(shape.layers, shape.experts);
+    this.cache = new ChunkCache(this.counts, shape.experts);
     this.route = { layer: 0, rows: 0, count: 0, ids: this.wanted.heard, first: 0 };
     this.bytesLeft = new Float64Array(slotCount(shape));
     this.slotOf = new Int32Array(shape.experts);
@@ -115,15 +124,24 @@ export class Replay {
     this.readAhead(this.nowMicros);
     wanted.read(step);
     counters.lookups += wanted.count;
+    this.count(step, layer);
     this.dropUnwanted(layer);
     const expertMicros = layerMicros / 2 / wanted.count;
     this.pinPresent(layer);
     const hits = wanted.count - this.missing.length;
-    this.unpinHits(hits);
+    if (!this.cache.isStreaming) this.unpinUntil(hits);
     this.nowMicros += hits * expertMicros;
     this.readMissing(layer, expertMicros);
     if (options.prediction !== undefined) this.predict(step, layer, options.prediction);
     this.controller.endStep();
+  }
+
+  private count(step: number, layer: number): void {
+    const { trace, wanted } = this;
+    const [first, last] = [trace.stepFirst[step]!, trace.stepFirst[step + 1]!];
+    const rows = trace.stepRows[step]!;
+    this.counts.note(layer, trace.ids.subarray(first, last), last - first, rows);
+    this.cache.begin(layer, wanted.experts, wanted.count, rows, this.slab);
   }
 
   /** Lets the disk work on prefetches until `untilMicros`. */
@@ -162,6 +180,7 @@ export class Replay {
   private pinPresent(layer: number): void {
     const { slab, wanted, counters, missing } = this;
     missing.length = 0;
+    this.unpinned = 0;
     let hits = 0;
     for (let index = 0; index < wanted.count; index++) {
       const expert = wanted.experts[index]!;
@@ -182,8 +201,13 @@ export class Replay {
     }
   }
 
-  private unpinHits(hits: number): void {
-    for (let index = 0; index < hits; index++) this.slab.unpin(this.slotOf[index]!);
+  /** The first so many of the slots that this step has pinned have been computed. */
+  private unpinUntil(count: number): void {
+    const { slab, cache } = this;
+    for (; this.unpinned < count; this.unpinned++) {
+      const slot = this.slotOf[this.unpinned]!;
+      slab.unpin(slot, cache.isSpent(slab.expertOf(slot)));
+    }
   }
 
   /** Reads one missing expert after another, computes each when it is here. */
@@ -193,22 +217,28 @@ export class Replay {
     const bytes = this.trace.header.expertBytes[layer]!;
     const first = this.nowMicros - expertMicros * (this.wanted.count - missing.length);
     let arrivalMicros = Math.max(first, this.diskFreeMicros);
+    let pinned = this.wanted.count - missing.length;
     for (const expert of missing) {
       let slot = slab.find(layer, expert);
       let readBytes = bytes;
       if (slot === NONE) {
         counters.misses++;
+        this.makeRoom(layer, pinned);
         slot = slab.admit(layer, expert);
         this.ledger.admitted(
           slot,
           layer * this.options.shape.experts + expert,
           slab.evictedKey,
-          false,
+          READ_DEMAND,
           bytes,
         );
       } else {
         readBytes = this.bytesLeft[slot]!;
         this.bytesLeft[slot] = 0;
+      }
+      if (this.cache.isStreaming) {
+        slab.pin(slot);
+        this.slotOf[pinned++] = slot;
       }
       slab.markReady(slot);
       if (disk === undefined) continue;
@@ -216,7 +246,14 @@ export class Replay {
       this.stallMicros += Math.max(0, arrivalMicros - this.nowMicros);
       this.nowMicros = Math.max(this.nowMicros, arrivalMicros) + expertMicros;
     }
+    this.unpinUntil(pinned);
     if (missing.length > 0) this.diskFreeMicros = Math.max(this.diskFreeMicros, arrivalMicros);
+  }
+
+  /** What a chunk streams through the window is given back only when the window is full. */
+  private makeRoom(layer: number, pinned: number): void {
+    if (!this.cache.isStreaming) return;
+    while (!this.slab.hasWindow(layer) && this.unpinned < pinned) this.unpinUntil(this.unpinned + 1);
   }
 
   private predict(step: number, layer: number, { panel, depth }: ReplayPrediction): void {
@@ -248,7 +285,7 @@ export class Replay {
     else {
       const bytes = trace.header.expertBytes[layer]!;
       const slot = slab.admit(layer, expert);
-      this.ledger.admitted(slot, layer * trace.header.experts + expert, slab.evictedKey, true, bytes);
+      this.ledger.admitted(slot, layer * trace.header.experts + expert, slab.evictedKey, READ_HINT, bytes);
       this.bytesLeft[slot] = bytes;
       this.ahead.push(slot);
       return true;

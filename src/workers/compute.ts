@@ -79,6 +79,8 @@ export interface ComputeSetup {
   /** Whether the number of hints that are read is fixed or found by measuring, and what it is at most. */
   readonly prefetch: 'auto' | 'fixed';
   readonly prefetchMost: number;
+  /** Whether a chunk of a prompt reads its next layer ahead. */
+  readonly readsUnion: boolean;
 }
 
 export interface ComputeRun {
@@ -235,6 +237,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       layers: setup.backend.layers,
       experts: setup.backend.experts,
       expertsPerToken: setup.backend.expertsPerToken,
+      readsUnion: setup.readsUnion,
       readTimeoutMillis: setup.readTimeoutMillis,
       readError: (failure, layer, expert) =>
         readError(failure, setup.paths[failure.file]!, `expert ${expert} of layer ${layer}`, (errno) =>
@@ -267,7 +270,8 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
         this.setRow(row, token, run.position + row);
       }
       trace.lap(TRACE.waitPrompt, 0, 0, 0, 0);
-      if (!this.step(run, wanted)) return false;
+      const rowsAfter = Math.min(maxRows, upTo - run.position - wanted);
+      if (!this.step(run, wanted, rowsAfter)) return false;
     }
     return true;
   }
@@ -280,7 +284,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       trace.lap(TRACE.waitToken, 0, token, 0, 0);
       if (token === STOPPED || token === END_OF_TOKENS) return;
       this.setRow(0, token, run.position);
-      if (!this.step(run, 1)) return;
+      if (!this.step(run, 1, 0)) return;
       const nowMillis = performance.now();
       if (stepMicros !== undefined && count < stepMicros.length)
         stepMicros[count] = (nowMillis - sentMillis) * 1000;
@@ -288,9 +292,13 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     }
   }
 
-  /** All layers for the rows that are set, and the logits that are wanted of them. False when stopping. */
-  private step(run: Run, rowCount: number): boolean {
+  /**
+   * All layers for the rows that are set, and the logits that are wanted of them. `rowsAfter` will follow in one step, as
+   * far as is known. False when stopping.
+   */
+  private step(run: Run, rowCount: number, rowsAfter: number): boolean {
     const { layers, expertsPerToken } = this.setup.backend;
+    const idCount = rowCount * expertsPerToken;
     this.backend.begin(rowCount);
     for (let layer = 0; layer < layers; layer++) {
       this.control.beat('compute');
@@ -298,7 +306,9 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       this.backend.mix(layer);
       trace.lap(TRACE.mix, layer, rowCount, 0, 0);
       if (!run.noteRoutes(layer, this.ids, this.weights, rowCount, this.control)) return false;
-      if (!this.scheduler.runLayer(layer, this.ids, rowCount * expertsPerToken)) return false;
+      const isLast = layer === layers - 1;
+      const [nextLayer, nextRows] = isLast ? [0, rowsAfter] : [layer + 1, rowCount];
+      if (!this.scheduler.runLayer(layer, this.ids, idCount, nextLayer, nextRows)) return false;
       this.backend.combine(layer);
       trace.lap(TRACE.combine, layer, 0, 0, 0);
       this.acceptHints(run);

@@ -71,7 +71,7 @@ describe('a recorded trace', () => {
 
   it('gives a replay the hits that the engine had', async () => {
     const path = join(folder, 'same.trace');
-    const options = { model: BUILT_IN_MODEL, memory: '22M', chunk: 8, contextLength: 512 };
+    const options = { model: BUILT_IN_MODEL, memory: '22M', chunk: 8, contextLength: 512, predict: 'none' };
     const { stats, slab } = await withEngine(options, async (engine) => {
       const generation = engine.generate(
         { raw: PROMPT },

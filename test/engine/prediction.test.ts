@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import type { Forecaster } from '../../dist/engine/forecaster.js';
-import { type Engine, type OpenOptions, open } from '../../dist/index.js';
+import { type Engine, type GenerationStats, type OpenOptions, open } from '../../dist/index.js';
 import { ROUTE_LAYER } from '../../dist/pipeline/messages.js';
 import { generate, score, withEngine } from '../support/engine.js';
 import { temporaryFolder } from '../support/folder.js';
@@ -28,7 +28,9 @@ describe('output', () => {
   const plain = outputs(OPTIONS);
 
   it.each([
+    'none',
     'temporal',
+    'union,frequency',
     'frequency',
     'markov',
     'lookahead',
@@ -55,8 +57,8 @@ describe('a prediction', () => {
     });
   });
 
-  it('costs no thread and no hint where nobody predicts', async () => {
-    await withEngine(OPTIONS, async (engine) => {
+  it.each(['none', 'union'])('costs no thread and no hint where nobody predicts: %s', async (predict) => {
+    await withEngine({ ...OPTIONS, predict }, async (engine) => {
       expect(predictorOf(engine)).toBeUndefined();
       const generation = engine.generate(PROMPT, ANSWER);
       for await (const _ of generation);
@@ -67,10 +69,36 @@ describe('a prediction', () => {
   it.each([
     ['nobody', /no such predictor/],
     ['none,auto', /none goes with nothing else/],
+    ['union,none', /none goes with nothing else/],
     ['markov,markov', /a name stands twice/],
     ['', /no such predictor/],
   ])('of "%s" is refused', async (predict, why) => {
     await expect(open({ ...OPTIONS, predict })).rejects.toMatchObject({ code: 'USAGE', message: why });
+  });
+});
+
+describe('the next layer of a chunk', () => {
+  const countsOf = (options: Partial<OpenOptions>): Promise<GenerationStats['experts']> =>
+    withEngine({ ...OPTIONS, ...options }, async (engine) => {
+      const generation = engine.generate(PROMPT, { temperature: 0, maxTokens: 1 });
+      for await (const _ of generation);
+      return generation.result.stats.experts;
+    });
+
+  it('is read ahead unless nothing is to be read that no router asked for', async () => {
+    const none = await countsOf({ predict: 'none' });
+    const union = await countsOf({});
+    expect(none).toMatchObject({ prefetches: 0, usefulPrefetchBytes: 0 });
+    expect(union.prefetches).toBeGreaterThan(20);
+    expect(union.hits + union.lateHits).toBeGreaterThan(none.hits);
+    expect(union.demandBytesRead).toBeLessThan(none.demandBytesRead);
+    const judged = union.usefulPrefetchBytes + union.latePrefetchBytes + union.wastedPrefetchBytes;
+    // What was taken back before it reached the disk is in no count.
+    expect(judged).toBeLessThanOrEqual(union.bytesRead - union.demandBytesRead + union.latePrefetchBytes);
+  });
+
+  it('is not read ahead where every row is computed alone', async () => {
+    expect(await countsOf({ chunk: 1 })).toMatchObject({ prefetches: 0 });
   });
 });
 

@@ -83,6 +83,7 @@ interface RigOptions {
   /** Without readers nothing that is queued is ever read. */
   readonly readers?: boolean;
   readonly readTimeoutMillis?: number;
+  readonly readsUnion?: boolean;
 }
 
 function startRig(options: RigOptions): Rig {
@@ -161,6 +162,7 @@ function startRig(options: RigOptions): Rig {
     layers: LAYERS,
     experts: EXPERTS,
     expertsPerToken: TOP_K,
+    readsUnion: options.readsUnion ?? false,
     readTimeoutMillis: options.readTimeoutMillis ?? 10_000,
     readError: (failure, layer, expert) => readError(failure, path, `${layer}/${expert}`, String),
   });
@@ -185,9 +187,17 @@ function startRig(options: RigOptions): Rig {
   return rig;
 }
 
-const expertIds = fc.uniqueArray(fc.integer({ min: 0, max: EXPERTS - 1 }), { minLength: 1, maxLength: 8 });
+const expertIds = fc.uniqueArray(fc.integer({ min: 0, max: EXPERTS - 1 }), {
+  minLength: 1,
+  maxLength: EXPERTS,
+});
 const hint = fc.record({ layer: fc.nat(LAYERS - 1), expert: fc.nat(EXPERTS - 1) });
-const step = fc.record({ ids: expertIds, hints: fc.array(hint, { maxLength: 6 }) });
+/** `nextRows` of 0: what follows is not known. */
+const step = fc.record({
+  ids: expertIds,
+  hints: fc.array(hint, { maxLength: 6 }),
+  nextRows: fc.constantFrom(0, 1, 8),
+});
 
 describe.each(['threads', 'uring'] as const)('reading with %s', (engine) => {
   it('computes every wanted expert once, from its own bytes', async () => {
@@ -201,20 +211,21 @@ describe.each(['threads', 'uring'] as const)('reading with %s', (engine) => {
           direct: fc.boolean(),
           queueSlots: fc.constantFrom(2, 16, 128),
           readsBehind: fc.boolean(),
+          readsUnion: fc.boolean(),
         }),
         fc.array(step, { minLength: 1, maxLength: 40 }),
         async (options, steps) => {
           const rig = startRig(options);
           try {
-            steps.forEach(({ ids, hints }, index) => {
+            steps.forEach(({ ids, hints, nextRows }, index) => {
               const layer = index % LAYERS;
               rig.computed.length = 0;
               // The routes of a layer come behind all work of the layer before, and its prefetches.
               rig.readBehind();
               // Twice each, as two rows of a batch would want them.
-              expect(rig.scheduler.runLayer(layer, Int32Array.from([...ids, ...ids]), 2 * ids.length)).toBe(
-                true,
-              );
+              const routes = Int32Array.from([...ids, ...ids]);
+              const next = (layer + 1) % LAYERS;
+              expect(rig.scheduler.runLayer(layer, routes, routes.length, next, nextRows)).toBe(true);
               const experts = rig.computed.map((each) => each.expert);
               expect(experts.toSorted((a, b) => a - b)).toEqual(ids.toSorted((a, b) => a - b));
               for (const each of hints) rig.scheduler.prefetch(each.layer, each.expert);

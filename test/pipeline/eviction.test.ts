@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { createPolicy, NONE, type Policy } from '../../dist/pipeline/eviction.js';
+import { createStock, NONE, type Policy } from '../../dist/pipeline/eviction.js';
 
 /** A cache of `slots` keys that looks up each key in turn; returns the hits. */
 function hits(name: Policy, slots: number, keys: number, lookups: readonly number[]): number {
-  const policy = createPolicy(name, slots, keys, slots);
+  const policy = createStock(name, slots, keys, slots);
   const keyOf = new Array<number>(slots).fill(NONE);
   const slotOf = new Map<number, number>();
   for (let slot = 0; slot < slots; slot++) policy.offer(slot, NONE);
@@ -55,7 +55,7 @@ describe('eviction policies', () => {
 
   it('withdrawn slots are never given away', () => {
     for (const name of ['lru', 'lfru', 's3fifo'] as const) {
-      const policy = createPolicy(name, 3, 3, 3);
+      const policy = createStock(name, 3, 3, 3);
       for (let slot = 0; slot < 3; slot++) policy.offer(slot, slot);
       policy.withdraw(1);
       expect([policy.take(), policy.take()].sort()).toEqual([0, 2]);

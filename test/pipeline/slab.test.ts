@@ -22,6 +22,8 @@ class Model {
   readonly loading = new Set<number>();
   readonly pins = new Map<number, number>();
   readonly order: [number[], number[]];
+  /** Of these, the slots whose experts are not wanted soon. */
+  readonly spent = new Set<number>();
 
   constructor(shape: SlabShape) {
     const slotsOf = (index: number): number[] =>
@@ -44,6 +46,7 @@ describe('Slab', () => {
       kind: fc.constantFrom('admit', 'ready', 'fail', 'pin', 'unpin'),
       layer: fc.integer({ min: 0, max: LAYERS - 1 }),
       expert: fc.integer({ min: 0, max: EXPERTS - 1 }),
+      spent: fc.boolean(),
     });
     fc.assert(
       fc.property(
@@ -56,14 +59,15 @@ describe('Slab', () => {
           const model = new Model(shape);
           const pinsOf = (slot: number): number => model.pins.get(slot) ?? 0;
           const classOf = (slot: number): 0 | 1 => (slot < small ? 0 : 1);
-          const drop = (slot: number): void => {
+          const drop = (slot: number, isSpent = false): void => {
             model.pins.set(slot, pinsOf(slot) - 1);
             if (pinsOf(slot) > 0) return;
+            if (isSpent) model.spent.add(slot);
             // Empty slots go first, whatever the policy.
             if (model.owner.has(slot)) model.order[classOf(slot)].push(slot);
             else model.order[classOf(slot)].unshift(slot);
           };
-          for (const { kind, layer, expert } of operations) {
+          for (const { kind, layer, expert, spent } of operations) {
             const key = `${layer}/${expert}`;
             const slot = slab.find(layer, expert);
             expect(slot).toBe(model.find(key));
@@ -71,12 +75,15 @@ describe('Slab', () => {
               const order = model.order[shape.classOfLayer[layer] as 0 | 1];
               expect(slab.canAdmit(layer)).toBe(order.length > 0);
               const free = order.find((each) => !model.owner.has(each));
+              const firstSpent = order.find((each) => model.spent.has(each));
               const given = slab.admit(layer, expert);
-              // Every policy gives an empty slot first, and otherwise one that nobody uses; lru the oldest.
+              // Every policy gives an empty slot first, then one that is spent, then one that nobody uses; lru the oldest.
               if (order.length === 0) expect(given).toBe(NONE);
+              else if (free !== undefined) expect(given).toBe(free);
+              else if (firstSpent !== undefined) expect(given).toBe(firstSpent);
               else if (policy === 'lru') expect(given).toBe(order[0]);
               else expect(order).toContain(given);
-              if (free !== undefined) expect(model.owner.has(given)).toBe(false);
+              model.spent.delete(given);
               if (given === NONE) continue;
               order.splice(order.indexOf(given), 1);
               model.owner.set(given, key);
@@ -94,6 +101,7 @@ describe('Slab', () => {
               drop(slot);
             } else if (kind === 'pin' && slot !== NONE) {
               slab.pin(slot);
+              model.spent.delete(slot);
               if (pinsOf(slot) === 0)
                 model.order[classOf(slot)].splice(model.order[classOf(slot)].indexOf(slot), 1);
               model.pins.set(slot, pinsOf(slot) + 1);
@@ -102,20 +110,38 @@ describe('Slab', () => {
               slot !== NONE &&
               pinsOf(slot) > (model.loading.has(slot) ? 1 : 0)
             ) {
-              slab.unpin(slot);
-              drop(slot);
+              slab.unpin(slot, spent);
+              drop(slot, spent);
             }
             for (const [each] of model.owner) {
               expect(slab.stateOf(each)).toBe(model.loading.has(each) ? SLOT_LOADING : SLOT_READY);
               expect(slab.isPinned(each)).toBe(pinsOf(each) > 0);
             }
-            for (const which of [0, 1] as const)
-              expect(slab.evictable(which)).toBe(model.order[which].length);
+            for (const which of [0, 1] as const) {
+              const order = model.order[which];
+              const spare = order.filter((each) => !model.owner.has(each) || model.spent.has(each)).length;
+              const kept = [small, large][which]! - slab.window(which);
+              expect(slab.evictable(which)).toBe(order.length);
+              expect(slab.hasWindow(which)).toBe(spare > 0 || order.length - spare > kept);
+            }
           }
         },
       ),
       { numRuns: 300 },
     );
+  });
+
+  it('shares out what a chunk keeps, and keeps everything where all fits', () => {
+    const keptOf = (small: number, large: number): number[] => {
+      const slab = new Slab(shapeOf(small, large), 'lru');
+      return [0, 1, 2].map((layer) => slab.keptExperts(layer));
+    };
+    expect(keptOf(1, 1)).toEqual([0, 0, 0]);
+    // Windows of 3 and 2 slots.
+    expect(keptOf(6, 4)).toEqual([2, 2, 1]);
+    // A window is no larger than a layer of 5 experts; of the other class all experts have a slot.
+    expect(keptOf(9, 5)).toEqual([3, 5, 2]);
+    expect(keptOf(10, 5)).toEqual([5, 5, 5]);
   });
 
   it('stops at broken rules instead of going on with wrong bytes', () => {

@@ -6,6 +6,7 @@
  * run of the same trace takes the same time.
  */
 import { ControlBlock } from '../../dist/pipeline/control.js';
+import type { Policy } from '../../dist/pipeline/eviction.js';
 import { ExpertLayout, type LayerSource, slotBytesOf } from '../../dist/pipeline/expert-layout.js';
 import {
   emptyRequest,
@@ -37,6 +38,9 @@ export interface MachineOptions {
   readonly expertMicros: number;
   readonly mostUnderWay: number;
   readonly mode: 'auto' | 'fixed' | 'none';
+  /** Whether a chunk reads its next layer ahead. Default no. */
+  readonly readsUnion?: boolean;
+  readonly policy?: Policy;
 }
 
 interface Flight {
@@ -78,7 +82,7 @@ export class VirtualMachine {
       classOfLayer: Array.from({ length: layers }, () => 0),
     };
     this.chunkBytes = options.packed ? options.expertBytes : options.expertBytes / 3;
-    this.slab = new Slab(shape, 'lru');
+    this.slab = new Slab(shape, options.policy ?? 'lru');
     this.queue = FetchQueue.create(512, options.mostUnderWay);
     this.tickets = Tickets.create(slotCount(shape));
     this.controller = new PrefetchController(
@@ -105,6 +109,7 @@ export class VirtualMachine {
       layers,
       experts,
       expertsPerToken,
+      readsUnion: options.readsUnion ?? false,
       readTimeoutMillis: 1e9,
       controller: this.controller,
       clock: {
@@ -125,8 +130,13 @@ export class VirtualMachine {
     return this.nowMicros - began;
   }
 
-  layer(layer: number, experts: readonly number[]): void {
+  /** What a layer computes before its router has chosen. */
+  mix(): void {
     this.compute(this.options.mixMicros);
+  }
+
+  layer(layer: number, experts: readonly number[]): void {
+    this.mix();
     if (this.options.mode !== 'none') this.predict(layer, experts);
     this.scheduler.runLayer(layer, Int32Array.from(experts), experts.length);
     this.scheduler.takeHints();

@@ -127,42 +127,80 @@ void super_one_input(const Tile& tile) {
   }
 }
 
-// One decoded block with inputs 4g .. 4g + 3.
+// A block of one row, decoded, with its factors.
+struct ScaledSuper {
+  PlanarSuper block;
+  __m128 d;
+  __m128 dmin;
+};
+
 template <class Format>
-[[gnu::always_inline]] inline __m128 four_inputs(const Tile& tile, std::size_t g, std::size_t k,
-                                                 const PlanarSuper& block, float d, float dmin) {
-  __m512i sums[4];
-  __m512i minimums[4];
-  float scales[4];
-  for (std::size_t j = 0; j < 4; ++j) {
-    const PlanarUnit& unit = planar_unit(tile, smaller(4 * g + j, tile.input_count - 1), k);
-    sums[j] = scaled_dot<Format>(block, unit);
-    if constexpr (Format::kMins) minimums[j] = minimum_dot<Format>(block, unit);
+[[gnu::always_inline]] inline ScaledSuper scaled_super(const Format& format, const std::uint8_t* at) {
+  const float dmin = Format::kMins ? half_at(at + Format::kMinAt) * (1.0f / 128.0f) : 0.0f;
+  return {format.decode(at), _mm_set1_ps(half_at(at + Format::kScaleAt) * Format::kScaleFactor), _mm_set1_ps(dmin)};
+}
+
+// Adds one block of two rows with inputs 4g .. 4g + kLive - 1. An expert of a prompt's chunk has ten rows or so: computing
+// the last ones twice to fill a four would be a tenth of all. Two rows, because ten inputs are more than the nearest cache
+// holds: each is loaded once for both.
+template <class Format, std::size_t kLive>
+[[gnu::always_inline]] inline void add_four_inputs(const Tile& tile, std::size_t g, std::size_t k,
+                                                   const ScaledSuper (&rows)[2], __m128 (&totals)[2]) {
+  __m512i sums[2][4] = {};
+  __m512i minimums[2][4] = {};
+  float scales[4] = {};
+  for (std::size_t j = 0; j < kLive; ++j) {
+    const PlanarUnit& unit = planar_unit(tile, 4 * g + j, k);
+    for (int i = 0; i < 2; ++i) {
+      sums[i][j] = scaled_dot<Format>(rows[i].block, unit);
+      if constexpr (Format::kMins) minimums[i][j] = minimum_dot<Format>(rows[i].block, unit);
+    }
     scales[j] = unit.scale[0];
   }
-  __m128 value = four_floats(four_sums(sums), _mm_set1_ps(d));
-  if constexpr (Format::kMins) value = _mm_add_ps(value, four_floats(four_sums(minimums), _mm_set1_ps(dmin)));
-  return _mm_mul_ps(value, load_as<__m128>(scales));
+  for (int i = 0; i < 2; ++i) {
+    __m128 value = four_floats(four_sums(sums[i]), rows[i].d);
+    if constexpr (Format::kMins) value = _mm_add_ps(value, four_floats(four_sums(minimums[i]), rows[i].dmin));
+    totals[i] = _mm_add_ps(totals[i], _mm_mul_ps(value, load_as<__m128>(scales)));
+  }
+}
+
+template <class Format, std::size_t kRest>
+void super_inputs(const Tile& tile) {
+  const std::size_t groups = tile.input_count / 4;
+  const Format format;
+  for (std::size_t r = 0; r < tile.rows; r += 2) {
+    // A second row that is not there is the first one again.
+    const std::size_t next = smaller(r + 1, tile.rows - 1);
+    __m128 totals[kTileInputs / 4][2] = {};
+    const std::uint8_t* at[2] = {tile.weights + r * tile.row_bytes, tile.weights + next * tile.row_bytes};
+    const std::uint8_t* const first_row = at[0];
+    for (std::size_t k = 0; k < tile.cols / 256; ++k) {
+      fetch_ahead(first_row + 2 * k * Format::kBytes, 2 * Format::kBytes);
+      const ScaledSuper rows[2] = {scaled_super(format, at[0]), scaled_super(format, at[1])};
+      for (std::size_t g = 0; g < groups; ++g) add_four_inputs<Format, 4>(tile, g, k, rows, totals[g]);
+      if constexpr (kRest > 0) add_four_inputs<Format, kRest>(tile, groups, k, rows, totals[groups]);
+      for (int i = 0; i < 2; ++i) at[i] += Format::kBytes;
+    }
+    float out[kTileInputs / 4][2][4];
+    std::memcpy(out, totals, sizeof out);
+    for (std::size_t t = 0; t < tile.input_count; ++t) {
+      tile.out[t * tile.rows + r] = out[t / 4][0][t % 4];
+      tile.out[t * tile.rows + next] = out[t / 4][1][t % 4];
+    }
+  }
 }
 
 template <class Format>
 void super_many_inputs(const Tile& tile) {
-  const std::size_t groups = (tile.input_count + 3) / 4;
-  const Format format;
-  for (std::size_t r = 0; r < tile.rows; ++r) {
-    __m128 totals[kTileInputs / 4] = {};
-    const std::uint8_t* at = tile.weights + r * tile.row_bytes;
-    for (std::size_t k = 0; k < tile.cols / 256; ++k, at += Format::kBytes) {
-      const PlanarSuper block = format.decode(at);
-      const float d = half_at(at + Format::kScaleAt) * Format::kScaleFactor;
-      const float dmin = Format::kMins ? half_at(at + Format::kMinAt) * (1.0f / 128.0f) : 0.0f;
-      for (std::size_t g = 0; g < groups; ++g) {
-        totals[g] = _mm_add_ps(totals[g], four_inputs<Format>(tile, g, k, block, d, dmin));
-      }
-    }
-    float out[kTileInputs];
-    std::memcpy(out, totals, sizeof out);
-    for (std::size_t t = 0; t < tile.input_count; ++t) tile.out[t * tile.rows + r] = out[t];
+  switch (tile.input_count % 4) {
+    case 0:
+      return super_inputs<Format, 0>(tile);
+    case 1:
+      return super_inputs<Format, 1>(tile);
+    case 2:
+      return super_inputs<Format, 2>(tile);
+    default:
+      return super_inputs<Format, 3>(tile);
   }
 }
 
@@ -288,7 +326,9 @@ void eights_many_inputs(const Tile& tile) {
   for (std::size_t r = 0; r < tile.rows; r += 2) {
     const std::size_t next = smaller(r + 1, tile.rows - 1);
     __m512 lanes[kTileInputs] = {};
+    const std::uint8_t* const first_row = tile.weights + r * tile.row_bytes;
     for (std::size_t k = 0; 8 * k < blocks; ++k) {
+      fetch_ahead(first_row + 16 * k * Format::kBytes, 16 * Format::kBytes);
       const PlanarEight first = decode_eight(format, tile, r, k);
       const PlanarEight second = decode_eight(format, tile, next, k);
       const __m512 d = interleave(first.d, second.d);

@@ -5,6 +5,7 @@
  * are read (`io`) is none of them: reads through the page cache look fast as long as memory outside the budget holds the
  * model.
  */
+import { PREDICT_DEFAULT } from '../../engine/prediction.ts';
 import { POLICIES } from '../../pipeline/eviction.ts';
 import { PREDICTOR_NAMES } from '../../workers/predictors/predictor.ts';
 import type { Score } from '../score.ts';
@@ -32,12 +33,12 @@ const AXES: readonly {
   { name: 'threads', values: ({ cores }) => threadCounts(cores) },
   { name: 'window', reads: true, values: () => [0, 1, 2, 4, 8] },
   { name: 'split', reads: true, values: () => [1, 2, 3, 4, 8] },
-  { name: 'predict', reads: true, values: () => ['none', 'auto', ...PREDICTOR_NAMES] },
+  { name: 'predict', reads: true, values: () => [PREDICT_DEFAULT, 'none', 'auto', ...PREDICTOR_NAMES] },
   {
     name: 'lookahead',
     reads: true,
     values: () => [1, 2, 3],
-    applies: ({ predict = 'none' }) => predict !== 'none',
+    applies: ({ predict = PREDICT_DEFAULT }) => predict !== PREDICT_DEFAULT && predict !== 'none',
   },
   { name: 'cachePolicy', reads: true, values: () => POLICIES },
   { name: 'ioEngine', reads: true, values: () => ['threads', 'uring'] },
