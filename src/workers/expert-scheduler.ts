@@ -72,6 +72,8 @@ export class ExpertScheduler {
   readonly controller: PrefetchController;
   /** Called where hints may be taken: between experts, while their reads are under way. */
   takeHints: () => void = () => {};
+  /** Called once per layer, when the last of its reads are under way: soon the disk will have nothing to do. */
+  askAhead: (layer: number) => void = () => {};
   private readonly parts: SchedulerParts;
   private readonly clock: Clock;
   private readonly trace: Tracer;
@@ -83,6 +85,7 @@ export class ExpertScheduler {
   private readonly wantedBy: Int32Array;
   private layerNow = 0;
   private insideLayer = false;
+  private hasAsked = false;
   private readonly chunks: ChunkList = emptyChunkList();
   private readonly request: QueuedRead = emptyRequest();
   /** Experts of the current layer in the order the router named them, their slots, and whether they are computed. */
@@ -138,6 +141,7 @@ export class ExpertScheduler {
     const { backend } = this.parts;
     this.layerNow = layer;
     this.insideLayer = true;
+    this.hasAsked = false;
     this.releaseBehind();
     this.collect(ids, idCount);
     this.wantedBy[layer] = this.wantedCount;
@@ -148,12 +152,16 @@ export class ExpertScheduler {
       this.pinPresent(layer);
       this.noteDelays();
       if (!this.admitMissing(layer)) return false;
+      this.ask(layer, false);
       trace.lap(TRACE.admit, layer, this.wantedCount, this.counters.hits, this.counters.lateHits);
       backend.shared(layer);
+      this.ask(layer, false);
       trace.lap(TRACE.shared, layer, 0, 0, 0);
       this.takeHints();
       trace.lap(TRACE.hints, layer, 0, 0, 0);
-      return this.computeAll(layer);
+      const computed = this.computeAll(layer);
+      this.ask(layer, true);
+      return computed;
     } finally {
       this.unpinRest();
       this.insideLayer = false;
@@ -382,10 +390,25 @@ export class ExpertScheduler {
       if (left === 0) break;
       this.settle();
       if (!this.admitMissing(layer)) return false;
+      const sleeps = computed === 0 && !this.anyReady();
+      this.ask(layer, sleeps);
+      this.takeHints();
       this.trace.lap(TRACE.schedule, layer, 0, 0, 0);
-      if (computed === 0 && !this.anyReady() && !this.waitForArrival(layer)) return false;
+      if (sleeps && !this.waitForArrival(layer)) return false;
     }
     return true;
+  }
+
+  /**
+   * Asks for hints when the readers have begun the last reads of this layer: before it sleeps for them, with all in the
+   * stream that could be computed, or else as soon as the disk has nothing to do.
+   */
+  private ask(layer: number, sleeps: boolean): void {
+    const { queue } = this.parts;
+    if (this.hasAsked || this.nextMiss < this.wantedCount || queue.waiting(LANE_DEMAND) > 0) return;
+    if (!sleeps && queue.underWay(LANE_DEMAND) > 0) return;
+    this.hasAsked = true;
+    this.askAhead(layer);
   }
 
   /** Computes wanted experts whose bytes are here, a few at a time while others wait for a slot; returns how many. */
@@ -416,6 +439,7 @@ export class ExpertScheduler {
       this.slotOf[index] = NONE;
       this.done[index] = 1;
       computed++;
+      this.ask(layer, false);
       this.takeHints();
       trace.lap(TRACE.hints, layer, 0, 0, 0);
     }

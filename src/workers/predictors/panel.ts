@@ -66,6 +66,11 @@ export class Panel {
     for (const predictor of this.predictors) predictor.observe(route, streams);
   }
 
+  /** The streams of the layer observed last, with more of it in them. */
+  look(streams: Streams | undefined): void {
+    for (const predictor of this.predictors) predictor.look?.(streams);
+  }
+
   /** The `most` likeliest experts of the layer `ahead` layers after `layer`. Overwritten by the next call. */
   predict(layer: number, ahead: number, most: number): Hints {
     const target = (layer + ahead) % this.shape.layers;
