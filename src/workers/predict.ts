@@ -127,7 +127,7 @@ class PredictLoop {
     if (route.count > 0) totals.routes++;
     const streams = this.streamsOf(words[slot + ROUTE_SEQUENCE]!);
     const asked = route.count === 0;
-    if (asked) this.panel.look(streams);
+    if (asked) this.panel.look(route, streams);
     else this.panel.observe(route, streams);
     // A single row is asked about when more of its layer has been computed.
     if (!asked && this.streams !== undefined && route.rows === 1) return;
