@@ -251,7 +251,9 @@ console.log(
   `${texts.length} answers, ${tokens} tokens, ${header.layers} layers of ${header.experts} experts, ` +
     `${header.expertsPerToken} per token\n`,
 );
-console.log('| predictor | named, 1 layer ahead | asked before the experts | 2 layers ahead |\n|---|---|---|---|');
+console.log(
+  '| predictor | named, 1 layer ahead | asked before the experts | 2 layers ahead |\n|---|---|---|---|',
+);
 for (const names of PREDICTIONS.slice(1)) {
   const { routed, grown } = recording;
   const shares = [

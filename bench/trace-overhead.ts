@@ -218,7 +218,8 @@ try {
     contextLength: 512,
     ...(values.memory === undefined ? {} : { memory: values.memory }),
   };
-  if (values.memory !== undefined || positionals.length > 0) await compare('the model', fixed, strippedDist, nanos);
+  if (values.memory !== undefined || positionals.length > 0)
+    await compare('the model', fixed, strippedDist, nanos);
   else {
     await compare('built-in model, all in memory', { ...fixed, memory: '200M' }, strippedDist, nanos);
     await compare('built-in model, streaming', { ...fixed, memory: '24M' }, strippedDist, nanos);

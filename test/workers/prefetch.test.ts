@@ -6,6 +6,7 @@ import {
   AlwaysRight,
   AlwaysWrong,
   type MachineOptions,
+  MostlyRight,
   randomTrace,
   VirtualMachine,
 } from '../support/virtual-machine.js';
@@ -85,6 +86,46 @@ describe.each(SHAPES)('a controller ($name)', (shape) => {
       expect(machine.scheduler.counters.prefetches).toBeGreaterThan(100);
       expect(machine.prefetchBytesAheadMost).toBeLessThanOrEqual(machine.chunkBytes + 2 * 4096);
     }
+  });
+});
+
+describe('6 layers of the 397B shape, a quarter of the experts in memory', () => {
+  /** Times and disk of the machine of docs/findings.md, and what lookahead named right there, rank by rank. */
+  const machine: MachineOptions = {
+    layers: 6,
+    experts: 512,
+    expertsPerToken: 10,
+    slots: 768,
+    expertBytes: 5_455_872,
+    packed: false,
+    latencyMicros: 80,
+    bytesPerSecond: 2.15e9,
+    mixMicros: 6400,
+    sharedMicros: 750,
+    expertMicros: 370,
+    mostUnderWay: 6,
+    mode: 'none',
+    predictorMicros: 1000,
+  };
+  const shares = [0.98, 0.94, 0.85, 0.8, 0.71, 0.66, 0.64, 0.54, 0.53, 0.4];
+  const trace = randomTrace(machine, 120, 5, machine.experts);
+
+  /** Of the larger of computing and reading, per layer, once the cache is full. */
+  const ofBound = (mode: MachineOptions['mode']): number => {
+    const rig = new VirtualMachine({ ...machine, mode }, [new MostlyRight(trace, machine.experts, shares)]);
+    rig.run(trace.slice(0, 60));
+    const before = { ...rig.scheduler.counters, computeMicros: rig.computeMicros };
+    const micros = rig.run(trace.slice(60));
+    const { demandBytesRead, usefulPrefetchBytes } = rig.scheduler.counters;
+    const neededBytes =
+      demandBytesRead + usefulPrefetchBytes - before.demandBytesRead - before.usefulPrefetchBytes;
+    const readMicros = (neededBytes / machine.bytesPerSecond) * 1e6;
+    return Math.max(readMicros, rig.computeMicros - before.computeMicros) / micros;
+  };
+
+  it('decodes at 0.85 of its bound and more with auto, at less than 0.75 without', () => {
+    expect(ofBound('none')).toBeLessThan(0.75);
+    expect(ofBound('auto')).toBeGreaterThan(0.85);
   });
 });
 
