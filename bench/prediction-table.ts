@@ -85,9 +85,13 @@ function backendOf(model: Model, config: BackendConfig, files: readonly Uint8Arr
 
 interface Recording {
   readonly trace: RoutingTrace;
-  /** (steps, hidden) */
-  readonly streams: Float32Array;
+  /** (steps, hidden): as the router saw them, and with what of the layer is there while the last two reads are under way. */
+  readonly routed: Float32Array;
+  readonly grown: Float32Array;
 }
+
+/** Experts that are still being read when the engine asks: as many as `--window` lets be under way. */
+const UNDER_WAY = 2;
 
 function recordRoutes(model: Model, config: BackendConfig, texts: readonly (readonly number[])[]): Recording {
   const { layers, experts, expertsPerToken, hidden } = config;
@@ -98,7 +102,8 @@ function recordRoutes(model: Model, config: BackendConfig, texts: readonly (read
   backend.bindRows(rows);
   backend.bindRoutes(ids, new Float32Array(ids.length));
   const steps = texts.reduce((sum, text) => sum + text.length, 0) * layers;
-  const streams = new Float32Array(steps * hidden);
+  const routed = new Float32Array(steps * hidden);
+  const grown = new Float32Array(steps * hidden);
   const chosen = new Uint16Array(steps * expertsPerToken);
   let step = 0;
   for (const text of texts) {
@@ -109,11 +114,12 @@ function recordRoutes(model: Model, config: BackendConfig, texts: readonly (read
       backend.begin(1);
       for (let layer = 0; layer < layers; layer++, step++) {
         backend.mix(layer);
-        backend.copyStream(0, streams, step * hidden);
+        backend.copyStream(0, routed, step * hidden);
         chosen.set(ids.subarray(0, expertsPerToken), step * expertsPerToken);
         backend.shared(layer);
         const { gate, up, down } = model.tensors.experts[layer]!;
-        for (const expert of ids.subarray(0, expertsPerToken)) {
+        for (const [rank, expert] of ids.subarray(0, expertsPerToken).entries()) {
+          if (rank === expertsPerToken - UNDER_WAY) backend.copyStream(0, grown, step * hidden);
           const [gateAt, upAt, downAt] = [gate, up, down].map((m) => m.offsetBytes + expert * m.strideBytes);
           backend.expert(layer, expert, gate.file, gateAt!, upAt!, downAt!);
         }
@@ -141,14 +147,15 @@ function recordRoutes(model: Model, config: BackendConfig, texts: readonly (read
     steps,
     ids: chosen,
   };
-  return { trace, streams };
+  return { trace, routed, grown };
 }
 
 /** The real predictors; `lookahead` gets the recorded streams. */
 function predictionBy(
   names: readonly PredictorName[],
   model: Model,
-  { trace, streams }: Recording,
+  { trace }: Recording,
+  streams: Float32Array,
   depth: number,
 ): ReplayPrediction | undefined {
   if (names.length === 0) return undefined;
@@ -191,10 +198,16 @@ function predictionBy(
 }
 
 /** Of the experts that the routers chose, how many had been named, for the layer so far ahead. */
-function recall(names: readonly PredictorName[], model: Model, recording: Recording, ahead: number): number {
+function recall(
+  names: readonly PredictorName[],
+  model: Model,
+  recording: Recording,
+  streams: Float32Array,
+  ahead: number,
+): number {
   const { trace } = recording;
   const { layers, expertsPerToken } = trace.header;
-  const { panel } = predictionBy(names, model, recording, ahead)!;
+  const { panel } = predictionBy(names, model, recording, streams, ahead)!;
   let right = 0;
   let all = 0;
   const route = { layer: 0, rows: 1, count: expertsPerToken, ids: new Int32Array(expertsPerToken), first: 0 };
@@ -238,11 +251,17 @@ console.log(
   `${texts.length} answers, ${tokens} tokens, ${header.layers} layers of ${header.experts} experts, ` +
     `${header.expertsPerToken} per token\n`,
 );
-console.log('| predictor | named, 1 layer ahead | 2 layers ahead |\n|---|---|---|');
+console.log(
+  '| predictor | named, 1 layer ahead | asked before the experts | 2 layers ahead |\n|---|---|---|---|',
+);
 for (const names of PREDICTIONS.slice(1)) {
-  console.log(
-    `| ${nameOf(names)} | ${percent(recall(names, model, recording, 1))} | ${percent(recall(names, model, recording, 2))} |`,
-  );
+  const { routed, grown } = recording;
+  const shares = [
+    recall(names, model, recording, grown, 1),
+    recall(names, model, recording, routed, 1),
+    recall(names, model, recording, grown, 2),
+  ];
+  console.log(`| ${nameOf(names)} | ${shares.map(percent).join(' | ')} |`);
 }
 for (const share of SHARES) {
   const shape = shapeFor(header, Math.floor(share * header.layers * header.experts));
@@ -254,7 +273,7 @@ for (const share of SHARES) {
   console.log(`|---${'|---'.repeat(POLICIES.length)}|`);
   for (const names of PREDICTIONS) {
     const cells = POLICIES.map((policy) => {
-      const prediction = predictionBy(names, model, recording, 1);
+      const prediction = predictionBy(names, model, recording, recording.grown, 1);
       return cellOf(replay(recording.trace, { shape, policy, prediction, disk: undefined }), tokens);
     });
     console.log(`| ${nameOf(names)} | ${cells.join(' | ')} |`);

@@ -17,6 +17,7 @@ import { settingsOf } from '#dist/engine/options.js';
 import { planOf } from '#dist/engine/planning.js';
 import { type Engine, type GenerationResult, open } from '#dist/index.js';
 import { openModel } from '#dist/model/model.js';
+import { POLICY_DEFAULT, type Policy } from '#dist/pipeline/eviction.js';
 import { formatBytes } from '#dist/pipeline/memory.js';
 
 const { values, positionals } = parseArgs({
@@ -26,7 +27,7 @@ const { values, positionals } = parseArgs({
     rounds: { type: 'string', default: '3' },
     share: { type: 'string', default: '0.25' },
     'disk-speed': { type: 'string' },
-    policy: { type: 'string', default: 'lru' },
+    policy: { type: 'string', default: POLICY_DEFAULT },
   },
 });
 const [path] = positionals;
@@ -112,7 +113,7 @@ const median = (numbers: readonly number[]): number =>
 const memory = budgetBytes();
 const bytesPerSecond = diskBytesPerSecond();
 const found = new Map(PREDICTORS.map((name) => [name, { cold: [] as Figures[], warm: [] as Figures[] }]));
-const cachePolicy = values.policy as 'lru';
+const cachePolicy = values.policy as Policy;
 for (let round = 0; round < ROUNDS; round++) {
   // The other way round every second time, so that no predictor always comes after the same one.
   for (const predict of round % 2 === 0 ? PREDICTORS : PREDICTORS.toReversed()) {

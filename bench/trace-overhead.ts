@@ -4,15 +4,20 @@
  * Three engines of one model stand open and take turns, in another order each round, so that what else the machine does
  * meets all of them; what is compared is each round with itself. "Without hooks" is a copy of dist/ from which the calls of
  * the tracer are removed, which is what tracing that is off should cost nothing against. The built-in model is the hard
- * case: a token takes half a millisecond and some two hundred hooks. Run: npm run bench:trace [-- MODEL]
+ * case: a token takes half a millisecond and some two hundred hooks.
+ *
+ * Whole tokens differ by more from round to round than hooks that are off can cost. So the cost is also counted: hooks per
+ * token, from the run with tracing on, times what a hook costs in the real scheduler alone (layer-step.ts, with and
+ * without), and times what it costs interpreted, which no compiled hook can exceed. Run: npm run bench:trace [-- MODEL]
  * [--rounds 40] [--tokens 200] [--memory 24M]
  */
+import { execFileSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
-import { type Engine, type OpenOptions, open } from '#dist/index.js';
+import { type Engine, type GenerationStats, type OpenOptions, open } from '#dist/index.js';
 import {
   createTraceRing,
   NO_TRACER,
@@ -21,6 +26,7 @@ import {
   TraceReader,
   Tracer,
 } from '#dist/pipeline/trace.js';
+import { HOOKS_OF_A_STEP, layerSteps } from './layer-step.js';
 
 const root = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const { values, positionals } = parseArgs({
@@ -56,17 +62,25 @@ function withoutHooks(folder: string): string {
   if (taken < HOOKS_LEAST)
     throw new Error(`only ${taken} hooks were found: this bench looks for the wrong text`);
   console.log(`${taken} hooks taken out of the copy`);
-  return pathToFileURL(join(folder, 'dist/index.js')).href;
+  return join(folder, 'dist');
 }
 
-async function microsPerToken(engine: Engine): Promise<number> {
+async function statsOfARun(engine: Engine): Promise<GenerationStats> {
   const answer = engine.generate(
     { ids: [1, 2, 3, 4, 5, 6, 7, 8] },
     { temperature: 99, topK: 0, topP: 1, minP: 0, seed: 1, maxTokens },
   );
   for await (const _ of answer);
-  const { stats } = answer.result;
-  return stats.decodeMicros / Math.max(1, stats.answerTokens - 1);
+  return answer.result.stats;
+}
+
+async function microsPerToken(engine: Engine): Promise<number> {
+  const { decodeMicros, answerTokens } = await statsOfARun(engine);
+  return decodeMicros / Math.max(1, answerTokens - 1);
+}
+
+async function tokensOfARun(engine: Engine): Promise<number> {
+  return Math.max(1, (await statsOfARun(engine)).answerTokens - 1);
 }
 
 const median = (numbers: readonly number[]): number => {
@@ -87,8 +101,33 @@ function difference(of: readonly number[], than: readonly number[]): string {
   return `${median(shares).toFixed(2).padStart(6)} %  (${at(middle - reach)} to ${at(middle + reach)})`;
 }
 
-async function compare(name: string, options: OpenOptions, strippedUrl: string): Promise<void> {
-  const stripped = (await import(strippedUrl)) as { open: typeof open };
+/** Nanoseconds of a hook that is off: in the compiled scheduler, and interpreted. */
+interface HookNanos {
+  readonly compiled: number;
+  readonly interpreted: number;
+}
+
+/** What the hooks of a token come to while tracing is off, by the events that they leave while it is on. */
+function countedCost(traced: Engine, decodedTokens: number, microsPerToken: number, nanos: HookNanos): void {
+  const { threads } = traced.trace;
+  const events = threads.reduce((sum, { role, log }) => sum + (role === 'main' ? 0 : log.count), 0);
+  const hooks = events / decodedTokens;
+  const share = (each: number): string => `${((hooks * each) / (10 * microsPerToken)).toFixed(3)} %`;
+  console.log(
+    `${hooks.toFixed(0)} hooks per token on all threads; off, they cost ${share(nanos.compiled)} of a token, ` +
+      `${share(nanos.interpreted)} if every one were interpreted`,
+  );
+}
+
+async function compare(
+  name: string,
+  options: OpenOptions,
+  strippedDist: string,
+  nanos: HookNanos,
+): Promise<void> {
+  const stripped = (await import(pathToFileURL(join(strippedDist, 'index.js')).href)) as {
+    open: typeof open;
+  };
   const variants = [
     { name: 'without hooks', engine: await stripped.open(options) },
     { name: 'tracing off', engine: await open(options) },
@@ -103,7 +142,6 @@ async function compare(name: string, options: OpenOptions, strippedUrl: string):
       if (round >= 0) micros[index]!.push(found);
     }
   }
-  for (const { engine } of variants) await engine.close();
   console.log(`\n${name}: ${rounds} rounds of up to ${maxTokens} tokens`);
   variants.forEach((variant, index) => {
     const than = index === 0 ? '' : `  against without hooks ${difference(micros[index]!, micros[0]!)}`;
@@ -111,6 +149,10 @@ async function compare(name: string, options: OpenOptions, strippedUrl: string):
       `${variant.name.padEnd(14)} ${median(micros[index]!).toFixed(1).padStart(9)} us per token${than}`,
     );
   });
+  // The log holds one run; its prompt is a few hooks among thousands.
+  const last = variants[2]!.engine;
+  countedCost(last, await tokensOfARun(last), median(micros[1]!), nanos);
+  for (const { engine } of variants) await engine.close();
 }
 
 /** Nanoseconds of one hook, called from a loop of its own. */
@@ -130,19 +172,57 @@ function hookCost(): void {
   }
 }
 
+/** The scheduler's layer step with and without hooks, in turns; nanoseconds per hook. */
+async function compiledNanos(strippedDist: string): Promise<number> {
+  const [hooked, stripped] = [await layerSteps(root('dist')), await layerSteps(strippedDist)];
+  const differences: number[] = [];
+  const steps: number[] = [];
+  for (let batch = -20; batch < 201; batch++) {
+    // Who goes first changes, because the second finds the processor warm.
+    const first = batch % 2 === 0 ? hooked(5000) : stripped(5000);
+    const second = batch % 2 === 0 ? stripped(5000) : hooked(5000);
+    if (batch < 0) continue;
+    const [on, off] = batch % 2 === 0 ? [first, second] : [second, first];
+    differences.push((on - off) / HOOKS_OF_A_STEP);
+    steps.push(off);
+  }
+  const each = median(differences);
+  console.log(
+    `one layer step without hooks: ${median(steps).toFixed(0)} ns; with ${HOOKS_OF_A_STEP} that are off, ` +
+      `${each.toFixed(2)} ns more for each`,
+  );
+  return Math.max(0, each);
+}
+
+/** Nanoseconds of a hook that no compiler has seen, the loop around it included. */
+function interpretedNanos(): number {
+  const script = `
+    import { NO_TRACER, TRACE } from ${JSON.stringify(pathToFileURL(root('dist/pipeline/trace.js')).href)};
+    const began = performance.now();
+    for (let call = 0; call < 2_000_000; call++) NO_TRACER.lap(TRACE.mix, 1, call, 0, 0);
+    console.log(((performance.now() - began) * 1e6) / 2_000_000);
+  `;
+  const flags = ['--no-opt', '--no-sparkplug', '--no-maglev', '--input-type=module', '--eval', script];
+  const nanos = Number(execFileSync(process.execPath, flags, { encoding: 'utf8' }));
+  console.log(`one hook, tracing off and interpreted: ${nanos.toFixed(1)} ns`);
+  return nanos;
+}
+
 const folder = mkdtempSync(join(tmpdir(), 'moestream-trace-'));
 try {
   hookCost();
-  const url = withoutHooks(folder);
+  const strippedDist = withoutHooks(folder);
+  const nanos = { compiled: await compiledNanos(strippedDist), interpreted: interpretedNanos() };
   const fixed = {
     model,
     contextLength: 512,
     ...(values.memory === undefined ? {} : { memory: values.memory }),
   };
-  if (values.memory !== undefined || positionals.length > 0) await compare('the model', fixed, url);
+  if (values.memory !== undefined || positionals.length > 0)
+    await compare('the model', fixed, strippedDist, nanos);
   else {
-    await compare('built-in model, all in memory', { ...fixed, memory: '200M' }, url);
-    await compare('built-in model, streaming', { ...fixed, memory: '24M' }, url);
+    await compare('built-in model, all in memory', { ...fixed, memory: '200M' }, strippedDist, nanos);
+    await compare('built-in model, streaming', { ...fixed, memory: '24M' }, strippedDist, nanos);
   }
 } finally {
   rmSync(folder, { recursive: true, force: true });

@@ -48,6 +48,11 @@ export interface IoAddon {
   errnoName(errno: number): string;
   /** 0 when this process may use io_uring, otherwise the errno that says why not. */
   uringRefusal(): number;
+  /**
+   * Asks for the calling thread to run as soon as it is woken, also while others compute on every core. False where the system
+   * has no way to ask (Linux before 6.12, macOS) or refuses.
+   */
+  preferPromptWakeup(): boolean;
   /** A descriptor that ends a `UringReader`'s wait early when it is signalled, from any thread. */
   createWakeFd(): number;
   signalWakeFd(fd: number): void;
@@ -200,8 +205,9 @@ export interface Backend {
   /** Norm, attention or DeltaNet, residual, norm, router: fills the bound routes for every row. */
   mix(layer: number): void;
   /**
-   * Copies the residual stream of a row, as the router has just seen it, before its norm, to `firstFloat` of `into`: hidden
-   * floats, for predictors. Between `mix` and `combine`.
+   * Copies the residual stream of a row, as the router saw it, before its norm, to `firstFloat` of `into`: hidden floats, for
+   * predictors. Between `mix` and `combine`. The CPU adds what the experts computed since will add to it; a backend that
+   * works behind its calls does not wait for them.
    */
   copyStream(row: number, into: Float32Array, firstFloat: number): void;
   /** The shared expert; needs no routed expert, so it runs while they are read. No effect when the model has none. */

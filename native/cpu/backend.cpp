@@ -216,7 +216,7 @@ void Backend::mix(std::size_t layer) {
 void Backend::copy_stream(std::size_t row, std::span<float> into) const {
   expect(Next::kCombine, "copyStream");
   if (row >= step_.row_count() || into.size() != config_.hidden) refuse("copyStream of a row that is not in this step");
-  std::copy_n(scratch_.at(scratch_.plan.stream) + row * config_.hidden, config_.hidden, into.data());
+  copy_grown_stream(step_, row, shared_done_, into);
 }
 
 void Backend::shared(std::size_t layer) {

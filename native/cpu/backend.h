@@ -45,7 +45,8 @@ class Backend {
 
   void begin(std::size_t row_count);
   void mix(std::size_t layer);
-  // The residual stream of a row as the router has just seen it, before its norm: for predictors. Between mix and combine.
+  // The residual stream of a row as the router saw it, before its norm, and what the experts computed since will add to it:
+  // for predictors. Between mix and combine.
   void copy_stream(std::size_t row, std::span<float> into) const;
   void shared(std::size_t layer);
   void expert(std::size_t layer, std::size_t expert, std::size_t segment, const ExpertPlaces& places);

@@ -53,6 +53,21 @@ void combine_row(const Step& step, std::size_t row) {
 
 }  // namespace
 
+void copy_grown_stream(const Step& step, std::size_t row, bool shared_done, std::span<float> into) {
+  const ScratchLayout& plan = step.plan();
+  const std::size_t hidden = step.config.hidden;
+  const std::size_t first = row * step.config.experts_per_token;
+  std::copy_n(step.scratch.at(plan.stream) + row * hidden, hidden, into.data());
+  for (std::size_t slot = first; slot < first + step.config.experts_per_token; ++slot) {
+    if (step.scratch.at(plan.route_done)[slot] == 0) continue;
+    const float* const routed = step.scratch.at(plan.routed) + slot * hidden;
+    step.kernels.add_scaled(into.data(), routed, step.scratch.at(plan.route_weights)[slot], hidden);
+  }
+  if (step.config.shared_width == 0 || !shared_done) return;
+  const float* const shared = step.scratch.at(plan.shared_output) + row * hidden;
+  step.kernels.add_scaled(into.data(), shared, step.scratch.at(plan.shared_gate)[row], hidden);
+}
+
 void begin_experts(const Step& step) {
   std::fill_n(step.scratch.at(step.plan().route_done), choice_count(step), std::uint8_t{0});
 }

@@ -5,6 +5,9 @@
 // to run while one is missing, which makes a skipped expert impossible rather than unlikely.
 #pragma once
 
+#include <cstddef>
+#include <span>
+
 #include "step.h"
 #include "weights.h"
 
@@ -25,6 +28,9 @@ void run_expert(const Step& step, const ExpertWeights& weights, std::size_t expe
 
 // The shared expert and the gate of its output, for all rows.
 void run_shared_expert(const Step& step, const LayerWeights& weights);
+
+// A row's residual stream and, on top of it, what is there already of what this layer will add: for predictors.
+void copy_grown_stream(const Step& step, std::size_t row, bool shared_done, std::span<float> into);
 
 // Adds the weighted sum of the routed experts and the gated shared expert to `stream`. Throws std::logic_error naming
 // an expert whose output is missing.

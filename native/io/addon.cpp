@@ -10,6 +10,7 @@
 #include "memory.h"
 #include "page_cache.h"
 #include "uring_addon.h"
+#include "wakeup.h"
 
 namespace {
 
@@ -136,6 +137,10 @@ Napi::Value errno_name(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), "errno " + std::to_string(number) + " (" + std::strerror(number) + ")");
 }
 
+Napi::Value prompt_wakeup(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), moestream::io::prefer_prompt_wakeup());
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("open", Napi::Function::New<open>(env, "open"));
   exports.Set("close", Napi::Function::New<close>(env, "close"));
@@ -152,6 +157,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("dropCached", Napi::Function::New<drop>(env, "dropCached"));
   exports.Set("pageBytes", Napi::Function::New<page_bytes>(env, "pageBytes"));
   exports.Set("errnoName", Napi::Function::New<errno_name>(env, "errnoName"));
+  exports.Set("preferPromptWakeup", Napi::Function::New<prompt_wakeup>(env, "preferPromptWakeup"));
   moestream::io::export_uring(env, exports);
   return exports;
 }

@@ -90,7 +90,7 @@ const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])
     integer,
   ],
   ['--spins <n>', 'looks for work before a compute thread sleeps (default 50)', integer],
-  ['--cache-policy <name>', 'which expert leaves the cache first (default lru)', POLICIES],
+  ['--cache-policy <name>', 'which expert leaves the cache first (default lfru)', POLICIES],
   ['--chunk <n>', 'prompt tokens computed together (default: up to 512, as memory allows)', integer],
   ['--precision <name>', 'how matrices are multiplied (default fast)', PRECISIONS],
   ['--kv-type <name>', 'how keys and values are kept (default f16, in precision exact f32)', KV_TYPES],

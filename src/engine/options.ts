@@ -62,7 +62,7 @@ export interface OpenOptions {
   readonly queueSlots?: number;
   /** How often a compute thread looks for work before it sleeps. Default 50, about 2 microseconds. */
   readonly spins?: number;
-  /** Which expert leaves the cache first. Default lru. */
+  /** Which expert leaves the cache first. Default lfru. */
   readonly cachePolicy?: Policy;
   /** Keeps the weights and the cache from being swapped out. Default false. */
   readonly mlock?: boolean;

@@ -21,7 +21,8 @@ export const NONE = -1;
 
 export const POLICIES = ['lru', 'lfru', 's3fifo'] as const;
 export type Policy = (typeof POLICIES)[number];
-export const POLICY_DEFAULT: Policy = 'lru';
+/** By replay of a trained model's routes and by its answers while streaming: docs/prediction.md. */
+export const POLICY_DEFAULT: Policy = 'lfru';
 
 export interface EvictionPolicy {
   /** The slot can be given away from now on. `key` is the expert it holds. */

@@ -237,6 +237,8 @@ export class FetchQueue {
   /** Producer. False when the lane is full. */
   tryPush(lane: number, request: QueuedRead): boolean {
     if (!this.lanes[lane]!.tryPush(request)) return false;
+    // No reader may take it now, and who ends the demand looks for it by itself. Ten hints are sixty chunks.
+    if (lane === LANE_PREFETCH && this.underWay(LANE_DEMAND) > 0) return true;
     this.filledBell.ring();
     this.wakeNative();
     return true;

@@ -152,6 +152,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
     const run = new Run(this.setup, request, this.backend);
     this.scheduler.beginRun();
     this.scheduler.takeHints = () => this.acceptHints(run);
+    this.scheduler.askAhead = (layer) => run.askAhead(layer);
     try {
       return this.runSteps(run, request);
     } catch (cause) {
@@ -435,6 +436,11 @@ class Run {
     if (this.trace && !this.trace.note(this.position, layer, ids, weights, rowCount, control)) return false;
     this.copyRoutes(layer, ids, rowCount);
     return true;
+  }
+
+  /** The predictor may say now what the next layers may want. */
+  askAhead(layer: number): void {
+    this.routes?.ask(layer);
   }
 
   private copyRoutes(layer: number, ids: Int32Array, rowCount: number): void {

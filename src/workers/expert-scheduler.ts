@@ -19,6 +19,7 @@
 import type { Backend } from '../native.ts';
 import { NONE } from '../pipeline/eviction.ts';
 import { SPANS } from '../pipeline/expert-layout.ts';
+import { LANE_DEMAND } from '../pipeline/fetch-queue.ts';
 import { SLOT_READY } from '../pipeline/slab.ts';
 import { NO_TRACER, TRACE, type Tracer } from '../pipeline/trace.ts';
 import { ChunkCache } from './chunk-cache.ts';
@@ -57,6 +58,8 @@ export class ExpertScheduler {
   readonly controller: PrefetchController;
   /** Called where hints may be taken: between experts, while their reads are under way. */
   takeHints: () => void = () => {};
+  /** Called once per layer, when the last of its reads are under way: soon the disk will have nothing to do. */
+  askAhead: (layer: number) => void = () => {};
   private readonly parts: SchedulerParts;
   private readonly trace: Tracer;
   private readonly ledger: PrefetchLedger;
@@ -66,6 +69,7 @@ export class ExpertScheduler {
   private readonly counts: RoutingCounts;
   private readonly cache: ChunkCache;
   private readonly union: UnionReads;
+  private hasAsked = false;
   /** Slots that the backend may still be reading, and (slots) whether they are spent then. */
   private readonly behind: Int32Array;
   private readonly spentBehind: Uint8Array;
@@ -104,6 +108,7 @@ export class ExpertScheduler {
   runLayer(layer: number, ids: Int32Array, idCount: number, nextLayer = NONE, nextRows = 0): boolean {
     const { trace, step, counters } = this;
     const { backend } = this.parts;
+    this.hasAsked = false;
     this.releaseBehind();
     this.begin(layer, ids, idCount, nextLayer, nextRows);
     try {
@@ -111,11 +116,15 @@ export class ExpertScheduler {
       this.union.release();
       this.loads.noteDelays();
       if (!this.admitMissing()) return false;
+      this.ask(false);
       trace.lap(TRACE.admit, layer, step.count, counters.hits, counters.lateHits);
       backend.shared(layer);
+      this.ask(false);
       trace.lap(TRACE.shared, layer, 0, 0, 0);
       this.readAhead();
-      return this.computeAll();
+      const computed = this.computeAll();
+      this.ask(true);
+      return computed;
     } finally {
       this.unpinRest();
       step.isOpen = false;
@@ -231,12 +240,27 @@ export class ExpertScheduler {
       if (left === 0) break;
       loads.settle();
       if (!this.admitMissing()) return false;
+      const sleeps = computed === 0 && !this.anyReady();
+      this.ask(sleeps);
+      this.takeHints();
       this.trace.lap(TRACE.schedule, step.layer, 0, 0, 0);
-      if (computed > 0 || this.anyReady()) continue;
+      if (!sleeps) continue;
       this.parts.backend.flush();
       if (!loads.waitForArrival()) return false;
     }
     return true;
+  }
+
+  /**
+   * Asks for hints when the readers have begun the last reads of this layer: before it sleeps for them, with all in the
+   * stream that could be computed, or else as soon as the disk has nothing to do.
+   */
+  private ask(sleeps: boolean): void {
+    const { queue } = this.parts;
+    if (this.hasAsked || !this.step.allAdmitted || queue.waiting(LANE_DEMAND) > 0) return;
+    if (!sleeps && queue.underWay(LANE_DEMAND) > 0) return;
+    this.hasAsked = true;
+    this.askAhead(this.step.layer);
   }
 
   /** Computes wanted experts whose bytes are here, a few at a time while others wait for a slot; returns how many. */
@@ -255,6 +279,7 @@ export class ExpertScheduler {
       step.slots[index] = NONE;
       step.done[index] = 1;
       computed++;
+      this.ask(false);
       this.readAhead();
     }
     return computed;

@@ -183,6 +183,8 @@ class UringLoop {
 
 export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
   const profile = startCpuProfile(setup.observation?.cpuProfile);
-  const totals = new UringLoop(setup, loadIo()).run();
+  const io = loadIo();
+  io.preferPromptWakeup();
+  const totals = new UringLoop(setup, io).run();
   return { ...totals, notice: endCpuProfile(profile) ?? totals.notice };
 }

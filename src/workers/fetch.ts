@@ -16,6 +16,7 @@ import { type FetchSetup, type FetchTotals, recordShortfall } from './fetch-cont
 
 export default function readUntilShutdown(setup: FetchSetup): FetchTotals {
   const io = loadIo();
+  io.preferPromptWakeup();
   const control = new ControlBlock(setup.control);
   const queue = new FetchQueue(setup.queue);
   const tickets = new Tickets(setup.tickets);

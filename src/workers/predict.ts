@@ -124,9 +124,13 @@ class PredictLoop {
     route.rows = words[slot + ROUTE_ROWS]!;
     route.count = words[slot + ROUTE_COUNT]!;
     route.first = slot + ROUTE_IDS;
-    totals.routes++;
+    if (route.count > 0) totals.routes++;
     const streams = this.streamsOf(words[slot + ROUTE_SEQUENCE]!);
-    this.panel.observe(route, streams);
+    const asked = route.count === 0;
+    if (asked) this.panel.look(route, streams);
+    else this.panel.observe(route, streams);
+    // A single row is asked about when more of its layer has been computed.
+    if (!asked && this.streams !== undefined && route.rows === 1) return;
     if (this.routes.filled > 1) {
       totals.routesSkipped++;
     } else {

@@ -10,8 +10,8 @@
  * With a fixed limit it only counts.
  */
 
-/** Layer steps of an epoch: enough prefetches to judge, and at most a token of a deep model. */
-const EPOCH_STEPS = 64;
+/** Layer steps of an epoch: enough prefetches to judge, and not a whole token of a deep model. */
+const EPOCH_STEPS = 16;
 const REST_EPOCHS_MIN = 2;
 const REST_EPOCHS_MAX = 64;
 const WASTE_SHARE = 1 / 16;

@@ -78,9 +78,13 @@ export class PrefetchLedger {
     if (this.hinted[slot] === 1) this.controller.useful(bytes - unreadBytes);
   }
 
-  /** Chunks of an unwanted prefetch were taken back: they are not read. */
+  /**
+   * Chunks of an unwanted prefetch were taken back: they are not read. The slot comes free, and spares the next admission a
+   * victim, so its own is no loss.
+   */
   takenBack(slot: number, unreadBytes: number): void {
     this.counters.bytesRead -= unreadBytes;
+    if (this.unproven[slot]! > 0 && this.victim[slot] !== NONE) this.displaced[this.victim[slot]!] = 0;
     this.waste(slot, this.unproven[slot]! - unreadBytes);
   }
 

@@ -32,6 +32,8 @@ export class RouteNotes {
   /** (experts): the step that last saw an expert. */
   private readonly seenIn: Int32Array;
   private sequence = 0;
+  /** Whether hints are to be asked for when more of the layer has been computed. */
+  private asksLater = false;
 
   constructor(routes: RingHandle, streams: RingHandle | undefined, config: BackendConfig, backend: Backend) {
     this.routes = new SpscRing(routes);
@@ -42,18 +44,34 @@ export class RouteNotes {
     this.seenIn = new Int32Array(config.experts);
   }
 
-  /** After `mix` of a layer. `ids` is (rows, top-k). */
+  /**
+   * After `mix` of a layer. `ids` is (rows, top-k). The stream of a single row goes out with `ask`: the more of the layer is
+   * in it, the better the next routers can be guessed from it, and until then the disk has reads of this layer to do.
+   */
   note(layer: number, ids: Int32Array, rowCount: number): void {
+    this.asksLater = this.streams !== undefined && rowCount === 1;
+    this.send(layer, rowCount, ids);
+  }
+
+  /** When the last reads of the layer are under way. No effect unless `note` has left it to this call. */
+  ask(layer: number): void {
+    if (!this.asksLater) return;
+    this.asksLater = false;
+    this.send(layer, 1, undefined);
+  }
+
+  private send(layer: number, rowCount: number, ids: Int32Array | undefined): void {
     this.sequence = (this.sequence + 1) | 0;
     const slot = this.routes.tryReserve();
     if (slot === EMPTY) return;
     // The streams first: who sees the route finds them.
-    this.noteStreams(layer, rowCount);
+    if (!this.asksLater) this.noteStreams(layer, rowCount);
     const { words } = this.routes;
     words[slot + ROUTE_SEQUENCE] = this.sequence;
     words[slot + ROUTE_LAYER] = layer;
     words[slot + ROUTE_ROWS] = rowCount;
-    words[slot + ROUTE_COUNT] = this.copyUnion(ids, rowCount, words, slot + ROUTE_IDS);
+    words[slot + ROUTE_COUNT] =
+      ids === undefined ? 0 : this.copyUnion(ids, rowCount, words, slot + ROUTE_IDS);
     this.routes.commit();
   }
 

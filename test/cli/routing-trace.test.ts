@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import type { PlanReport } from '../../dist/cli/plan.js';
 import type { SimulateReport } from '../../dist/cli/simulate.js';
 import { MoestreamError, open } from '../../dist/index.js';
+import { POLICY_DEFAULT } from '../../dist/pipeline/eviction.js';
 import {
   encodeHeader,
   encodeRecord,
@@ -83,7 +84,7 @@ describe('a recorded trace', () => {
     const trace = readRoutingTrace(path);
     const { counters } = replay(trace, {
       shape: slab,
-      policy: 'lru',
+      policy: POLICY_DEFAULT,
       prediction: undefined,
       disk: undefined,
     });

@@ -57,6 +57,16 @@ describe('a prediction', () => {
     });
   });
 
+  it('is asked for row by row in an answer', async () => {
+    await withEngine({ ...OPTIONS, predict: 'lookahead' }, async (engine) => {
+      const generation = engine.generate({ ids: [5] }, ANSWER);
+      for await (const _ of generation);
+      const { experts, predictions } = generation.result.stats;
+      expect(predictions.streamsUsed).toBeGreaterThan(0);
+      expect(experts.usefulPrefetchBytes).toBeGreaterThan(0);
+    });
+  });
+
   it.each(['none', 'union'])('costs no thread and no hint where nobody predicts: %s', async (predict) => {
     await withEngine({ ...OPTIONS, predict }, async (engine) => {
       expect(predictorOf(engine)).toBeUndefined();

@@ -97,6 +97,20 @@ describe('FetchQueue', () => {
     expect(signalled).toEqual([77]);
   });
 
+  it('wakes nobody for a prefetch that must wait for a demand', () => {
+    const signalled: number[] = [];
+    const queue = FetchQueue.create(8, 2, 77, (fd) => signalled.push(fd));
+    const request = emptyRequest();
+    queue.tryPush(LANE_DEMAND, requestOf(1));
+    expect(queue.tryPop(request)).toBe(true);
+    queue.enterNative();
+    queue.tryPush(LANE_PREFETCH, requestOf(2));
+    expect(signalled).toEqual([]);
+    queue.finish(request);
+    queue.tryPush(LANE_PREFETCH, requestOf(3));
+    expect(signalled).toEqual([77]);
+  });
+
   it('a producer on a full lane gives up at its bound and when the pipeline stops', () => {
     const queue = FetchQueue.create(2, 64);
     const control = new ControlBlock();

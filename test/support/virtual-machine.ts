@@ -41,6 +41,8 @@ export interface MachineOptions {
   /** Whether a chunk reads its next layer ahead. Default no. */
   readonly readsUnion?: boolean;
   readonly policy?: Policy;
+  /** Hints come so long after the scheduler has asked for them. Without it, at once when the layer is routed. */
+  readonly predictorMicros?: number;
 }
 
 interface Flight {
@@ -69,7 +71,7 @@ export class VirtualMachine {
   private readonly route: Route;
   private flights: Flight[] = [];
   private linkFreeMicros = 0;
-  private hints: { layer: number; expert: number }[] = [];
+  private hints: { layer: number; expert: number; fromMicros: number }[] = [];
 
   constructor(options: MachineOptions, predictors: readonly Predictor[]) {
     this.options = options;
@@ -119,8 +121,12 @@ export class VirtualMachine {
       readError: (failure) => readError(failure, 'virtual disk', 'an expert', String),
     });
     this.scheduler.takeHints = () => {
-      for (const { layer, expert } of this.hints.splice(0)) this.scheduler.prefetch(layer, expert);
+      const given = this.hints.filter(({ fromMicros }) => fromMicros <= this.nowMicros);
+      this.hints = this.hints.filter(({ fromMicros }) => fromMicros > this.nowMicros);
+      for (const { layer, expert } of given) this.scheduler.prefetch(layer, expert);
     };
+    if (mode !== 'none' && options.predictorMicros !== undefined)
+      this.scheduler.askAhead = (layer) => this.giveHints(layer);
   }
 
   /** Runs every token of the trace; returns the time it took. */
@@ -152,10 +158,15 @@ export class VirtualMachine {
     this.route.count = experts.length;
     this.route.ids.set(experts);
     this.panel.observe(this.route, undefined);
-    const named = this.panel.predict(layer, 1, experts.length);
+    if (this.options.predictorMicros === undefined) this.giveHints(layer);
+  }
+
+  private giveHints(layer: number): void {
+    const named = this.panel.predict(layer, 1, this.route.count);
     const target = (layer + 1) % this.options.layers;
+    const fromMicros = this.nowMicros + (this.options.predictorMicros ?? 0);
     for (let rank = 0; rank < named.count; rank++)
-      this.hints.push({ layer: target, expert: named.experts[rank]! });
+      this.hints.push({ layer: target, expert: named.experts[rank]!, fromMicros });
   }
 
   private compute(micros: number): void {
@@ -265,6 +276,49 @@ export class AlwaysRight implements Predictor {
     this.order[this.at]?.forEach((expert, rank) => {
       votes.add(expert, 0.9 - rank / 1000);
     });
+  }
+}
+
+/** Knows the trace as well as `lookahead`: each rank is right so often, and nothing is known of the next token. */
+export class MostlyRight implements Predictor {
+  readonly name = 'lookahead';
+  private readonly trace: Trace;
+  private readonly experts: number;
+  private readonly shares: readonly number[];
+  private at = 0;
+  private state = 9;
+
+  constructor(trace: Trace, experts: number, shares: readonly number[]) {
+    this.trace = trace;
+    this.experts = experts;
+    this.shares = shares;
+  }
+
+  observe(): void {
+    this.at++;
+  }
+
+  vote(layer: number, _ahead: number, votes: Votes): void {
+    const token = this.trace[0]!;
+    const wanted = layer === 0 ? undefined : this.trace[Math.floor(this.at / token.length)]?.[layer];
+    if (wanted === undefined) return;
+    let named = 0;
+    this.shares.forEach((share, rank) => {
+      const isRight = this.next() < share && named < wanted.length;
+      votes.add(isRight ? wanted[named++]! : this.wrong(wanted), 0.9 - rank / 1000);
+    });
+  }
+
+  private wrong(wanted: readonly number[]): number {
+    for (;;) {
+      const expert = Math.floor(this.next() * this.experts);
+      if (!wanted.includes(expert)) return expert;
+    }
+  }
+
+  private next(): number {
+    this.state = (Math.imul(this.state, 1664525) + 1013904223) >>> 0;
+    return this.state / 2 ** 32;
   }
 }
 

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { openModel } from '../../dist/model/model.js';
+import { type Model, openModel } from '../../dist/model/model.js';
 import { loadCpu, ROW_POSITION, ROW_TOKEN, ROW_WORDS } from '../../dist/native.js';
 import { Frequency } from '../../dist/workers/predictors/frequency.js';
 import { emptyTables, Markov } from '../../dist/workers/predictors/markov.js';
@@ -89,6 +89,26 @@ describe('predictors', () => {
   });
 });
 
+/** The final norm and the head in plain arithmetic: one token's logit for a stream. */
+function openHead(
+  { tensors, hyperparameters }: Model,
+  bytesOf: (tensor: { offsetBytes: number; byteLength: number }) => Uint8Array,
+): (stream: Float32Array, token: number) => number {
+  const { hidden, rmsEpsilon } = hyperparameters;
+  const of = (...names: readonly string[]) => tensors.dense.find(({ name }) => names.includes(name))!;
+  const values = (tensor: ReturnType<typeof of>): Float32Array => {
+    const out = new Float32Array(tensor.rows * tensor.cols);
+    loadCpu().dequantize(tensor.type.id, bytesOf(tensor), out);
+    return out;
+  };
+  const norm = values(of('output_norm.weight'));
+  const head = values(of('output.weight') ?? of('token_embd.weight'));
+  return (stream, token) => {
+    const scale = 1 / Math.sqrt(stream.reduce((sum, x) => sum + x * x, 0) / hidden + rmsEpsilon);
+    return stream.reduce((sum, x, at) => sum + x * scale * norm[at]! * head[token * hidden + at]!, 0);
+  };
+}
+
 describe('the routers asked ahead', () => {
   it('are the routers: asked about the stream that they saw, they choose what they chose', () => {
     const model = openModel(BUILT_IN_MODEL);
@@ -124,13 +144,16 @@ describe('the routers asked ahead', () => {
     backend.bindRows(rows);
     backend.bindRoutes(ids, new Float32Array(ids.length));
     backend.bindSlab([file]);
-    backend.bindLogits(new Float32Array(model.hyperparameters.vocabulary));
+    const { vocabulary } = model.hyperparameters;
+    const logits = new Float32Array(4 * vocabulary);
+    backend.bindLogits(logits);
     backend.seal();
     for (let row = 0; row < 4; row++) {
       rows[row * ROW_WORDS + ROW_TOKEN] = 40 + 7 * row;
       rows[row * ROW_WORDS + ROW_POSITION] = row;
     }
     const streams = new Float32Array(hidden + 3);
+    const grown = new Float32Array(4 * hidden);
     const asked = new Int32Array(expertsPerToken + 1);
     backend.begin(4);
     for (let layer = 0; layer < layers; layer++) {
@@ -149,7 +172,16 @@ describe('the routers asked ahead', () => {
         const at = [gate, up, down].map((each) => each.offsetBytes + expert * each.strideBytes);
         backend.expert(layer, expert, 0, at[0]!, at[1]!, at[2]!);
       }
+      for (let row = 0; row < 4; row++) backend.copyStream(row, grown, row * hidden);
       backend.combine(layer);
+    }
+    // With all experts in it, the stream is what combine makes of it: the head sees the last layer's.
+    backend.logits(0, 4, 0);
+    const head = openHead(model, bytesOf);
+    for (let row = 0; row < 4; row++) {
+      const stream = grown.subarray(row * hidden, (row + 1) * hidden);
+      for (let token = 0; token < vocabulary; token += 97)
+        expect(logits[row * vocabulary + token]).toBeCloseTo(head(stream, token), 3);
     }
     expect(() => probe.probe(layers, streams, 0, asked, 0, 1)).toThrow(/no router/);
     expect(() => probe.probe(0, streams, 4, asked, 0, 1)).toThrow(/do not fit/);

@@ -1,11 +1,12 @@
 /** What prediction gains and costs, exactly: the real scheduler on a virtual machine. */
 import { describe, expect, it } from 'vitest';
 import { NONE } from '../../dist/pipeline/eviction.js';
-import { LANE_PREFETCH } from '../../dist/pipeline/fetch-queue.js';
+import { LANE_DEMAND, LANE_PREFETCH } from '../../dist/pipeline/fetch-queue.js';
 import {
   AlwaysRight,
   AlwaysWrong,
   type MachineOptions,
+  MostlyRight,
   randomTrace,
   VirtualMachine,
 } from '../support/virtual-machine.js';
@@ -88,6 +89,46 @@ describe.each(SHAPES)('a controller ($name)', (shape) => {
   });
 });
 
+describe('6 layers of the 397B shape, a quarter of the experts in memory', () => {
+  /** Times and disk of the machine of docs/findings.md, and what lookahead named right there, rank by rank. */
+  const machine: MachineOptions = {
+    layers: 6,
+    experts: 512,
+    expertsPerToken: 10,
+    slots: 768,
+    expertBytes: 5_455_872,
+    packed: false,
+    latencyMicros: 80,
+    bytesPerSecond: 2.15e9,
+    mixMicros: 6400,
+    sharedMicros: 750,
+    expertMicros: 370,
+    mostUnderWay: 6,
+    mode: 'none',
+    predictorMicros: 1000,
+  };
+  const shares = [0.98, 0.94, 0.85, 0.8, 0.71, 0.66, 0.64, 0.54, 0.53, 0.4];
+  const trace = randomTrace(machine, 120, 5, machine.experts);
+
+  /** Of the larger of computing and reading, per layer, once the cache is full. */
+  const ofBound = (mode: MachineOptions['mode']): number => {
+    const rig = new VirtualMachine({ ...machine, mode }, [new MostlyRight(trace, machine.experts, shares)]);
+    rig.run(trace.slice(0, 60));
+    const before = { ...rig.scheduler.counters, computeMicros: rig.computeMicros };
+    const micros = rig.run(trace.slice(60));
+    const { demandBytesRead, usefulPrefetchBytes } = rig.scheduler.counters;
+    const neededBytes =
+      demandBytesRead + usefulPrefetchBytes - before.demandBytesRead - before.usefulPrefetchBytes;
+    const readMicros = (neededBytes / machine.bytesPerSecond) * 1e6;
+    return Math.max(readMicros, rig.computeMicros - before.computeMicros) / micros;
+  };
+
+  it('decodes at 0.85 of its bound and more with auto, at less than 0.75 without', () => {
+    expect(ofBound('none')).toBeLessThan(0.75);
+    expect(ofBound('auto')).toBeGreaterThan(0.85);
+  });
+});
+
 describe('every prefetched byte', () => {
   it('is judged once: useful, late, wasted, or still in the slab', () => {
     const trace = randomTrace(MACHINE, 60, 3, WANTED);
@@ -101,6 +142,68 @@ describe('every prefetched byte', () => {
       expect(judged).toBeLessThanOrEqual(prefetched);
       expect(prefetched - judged).toBeLessThanOrEqual(MACHINE.slots * MACHINE.expertBytes * 1.01);
     }
+  });
+});
+
+describe('hints are asked for', () => {
+  const askedBy = (machine: VirtualMachine): object[] => {
+    const asked: object[] = [];
+    machine.scheduler.askAhead = (layer) =>
+      asked.push({
+        layer,
+        waiting: machine.queue.waiting(LANE_DEMAND),
+        underWay: machine.queue.underWay(LANE_DEMAND),
+        computedExperts: (machine.computeMicros - MACHINE.mixMicros - MACHINE.sharedMicros) / 700,
+      });
+    return asked;
+  };
+
+  it('once a layer, when its last reads are under way and what has arrived is computed', () => {
+    const rig = new VirtualMachine({ ...MACHINE, mode: 'fixed' }, []);
+    const asked = askedBy(rig);
+    rig.layer(3, [1, 2, 3, 4, 5, 6, 7, 8]);
+    // Two experts of three chunks each may be under way.
+    expect(asked).toEqual([{ layer: 3, waiting: 0, underWay: MACHINE.mostUnderWay, computedExperts: 6 }]);
+  });
+
+  it('at once where there is nothing to read', () => {
+    const rig = new VirtualMachine({ ...MACHINE, mode: 'fixed' }, []);
+    rig.layer(3, [1, 2]);
+    const asked = askedBy(rig);
+    const before = rig.computeMicros;
+    rig.scheduler.askAhead = (layer) => asked.push({ layer, computed: rig.computeMicros - before });
+    rig.layer(3, [1, 2]);
+    expect(asked).toEqual([{ layer: 3, computed: MACHINE.mixMicros }]);
+  });
+});
+
+describe('an expert that a prefetch has evicted', () => {
+  /** Twenty slots in use, of layer 1; expert 0 is the one that goes first. */
+  const full = (): VirtualMachine => {
+    const rig = new VirtualMachine(
+      { ...MACHINE, layers: 4, slots: 20, expertsPerToken: 4, mode: 'fixed' },
+      [],
+    );
+    for (let first = 0; first < 20; first += 4) rig.layer(1, [first, first + 1, first + 2, first + 3]);
+    rig.scheduler.prefetch(3, 5);
+    expect(rig.slab.find(1, 0)).toBe(NONE);
+    return rig;
+  };
+
+  it('is its loss when the prefetch was read for nothing', () => {
+    const rig = full();
+    rig.idle(1e6);
+    rig.layer(3, [6]);
+    rig.layer(1, [0]);
+    expect(rig.scheduler.counters.displacedBytes).toBeGreaterThan(0);
+  });
+
+  it("is nobody's when the prefetch was dropped: the next demand finds its slot empty", () => {
+    const rig = full();
+    rig.scheduler.runLayer(3, Int32Array.of(6), 1);
+    rig.layer(1, [0]);
+    const { prefetchesDropped, displacedBytes } = rig.scheduler.counters;
+    expect({ prefetchesDropped, displacedBytes }).toEqual({ prefetchesDropped: 1, displacedBytes: 0 });
   });
 });
 
@@ -164,7 +267,9 @@ describe('a hint', () => {
     const rig = new VirtualMachine({ ...MACHINE, mode: 'fixed' }, []);
     rig.scheduler.takeHints = () => rig.scheduler.prefetch(3, 90);
     rig.scheduler.runLayer(3, Int32Array.of(1, 2), 2);
-    expect(rig.scheduler.counters).toMatchObject({ hints: 3, hintsStale: 3, prefetches: 0 });
+    const { hints, hintsStale, prefetches } = rig.scheduler.counters;
+    expect(hints).toBeGreaterThan(2);
+    expect({ hintsStale, prefetches }).toEqual({ hintsStale: hints, prefetches: 0 });
   });
 
   it('that the router does not follow is dropped before it reaches the disk', () => {

@@ -1,6 +1,6 @@
 /**
  * The routers of the next layers, asked about the residual stream of this one. Layers change the stream little, so most of
- * what a later router will see is already there.
+ * what a later router will see is already there; the more so the more of this layer has been computed.
  *
  * The confidence of a guess is measured: how often the guess of that rank, so many layers ahead, was right lately.
  */
@@ -45,6 +45,10 @@ export class Lookahead implements Predictor {
     this.streams = streams;
     this.singleRow = route.rows === 1;
     if (this.singleRow) this.compare(route);
+  }
+
+  look(streams: Streams | undefined): void {
+    this.streams = streams;
   }
 
   /** Layers of the next token cannot be asked: its stream is not known. */

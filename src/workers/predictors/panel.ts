@@ -58,12 +58,19 @@ export class Panel {
   }
 
   observe(route: Route, streams: Streams | undefined): void {
-    const { layers, experts } = this.shape;
-    invariant(
-      route.layer >= 0 && route.layer < layers && route.count <= experts,
-      `a route of layer ${route.layer}`,
-    );
+    this.check(route);
     for (const predictor of this.predictors) predictor.observe(route, streams);
+  }
+
+  /** The streams of the layer observed last, with more of it in them. */
+  look(route: Route, streams: Streams | undefined): void {
+    this.check(route);
+    for (const predictor of this.predictors) predictor.look?.(streams);
+  }
+
+  private check({ layer, count }: Route): void {
+    const { layers, experts } = this.shape;
+    invariant(layer >= 0 && layer < layers && count <= experts, `a route of layer ${layer}`);
   }
 
   /** The `most` likeliest experts of the layer `ahead` layers after `layer`. Overwritten by the next call. */
