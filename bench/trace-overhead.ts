@@ -7,7 +7,7 @@
  * case: a token takes half a millisecond and some two hundred hooks.
  *
  * Whole tokens differ by more from round to round than hooks that are off can cost. So the cost is also counted: hooks per
- * token, from the run with tracing on, times what a hook costs in the real scheduler alone (layer-step.ts, with and
+ * token, from the run with tracing on, times what a hook costs in the real scheduler alone (scheduler-step.ts, with and
  * without), and times what it costs interpreted, which no compiled hook can exceed. Run: npm run bench:trace [-- MODEL]
  * [--rounds 40] [--tokens 200] [--memory 24M]
  */
@@ -26,7 +26,7 @@ import {
   TraceReader,
   Tracer,
 } from '#dist/pipeline/trace.js';
-import { HOOKS_OF_A_STEP, layerSteps } from './layer-step.js';
+import { HOOKS_OF_A_STEP, layerSteps } from './scheduler-step.js';
 
 const root = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const { values, positionals } = parseArgs({

@@ -101,6 +101,8 @@ describe('a recorded trace', () => {
         '8',
         '-c',
         '512',
+        '--kv-type',
+        'f32',
         '--routing-trace',
         path,
         '--json',
