@@ -43,9 +43,9 @@ run_metal() {
   # shellcheck disable=SC2086
   $fixed timeout 1200 "$programs/metal_steps"
   for mistake in $("$programs/metal_misuse"); do
-    # It ends as mistakes end; what counts is who found it.
+    # It ends as mistakes end, and the shell says so; what counts is who found it.
     # shellcheck disable=SC2086
-    found=$($fixed timeout 60 "$programs/metal_misuse" "$mistake" 2>&1) || true
+    found=$( ($fixed timeout 60 "$programs/metal_misuse" "$mistake" || true) 2>&1)
     case "$found" in
       *Sanitizer*)
         echo "== metal-$1: the planted mistake $mistake"
