@@ -34,7 +34,7 @@ struct Problem {
 std::vector<float> product(const Problem& problem, const ProductKernels* kernels) {
   const std::size_t cols = problem.matrix.cols;
   std::vector<float> out(problem.order.size() * problem.matrix.rows);
-  ThreadPool pool(2);
+  ThreadPool pool(2, 0);
   Layout layout;
   const auto floats = layout.take<float>({Multiplier::buffer_floats(2, cols)});
   const auto bytes = layout.take<std::byte>({FastMultiplier::buffer_bytes(problem.order.size(), cols)});

@@ -15,7 +15,7 @@ using moestream::test::check;
 using moestream::test::next_word;
 
 void covers_every_item_once(std::size_t threads) {
-  ThreadPool pool(threads);
+  ThreadPool pool(threads, 50);
   check(pool.threads() == threads, "the caller counts");
   std::uint64_t state = threads;
   for (int round = 0; round < 400; ++round) {
@@ -37,7 +37,7 @@ void covers_every_item_once(std::size_t threads) {
 
 // A step reads what the step before wrote, from other threads.
 void steps_follow_each_other(std::size_t threads) {
-  ThreadPool pool(threads);
+  ThreadPool pool(threads, 50);
   constexpr std::size_t kItems = 512;
   std::vector<std::uint64_t> values(kItems, 1);
   std::vector<std::uint64_t> next(kItems, 0);
@@ -55,7 +55,7 @@ void steps_follow_each_other(std::size_t threads) {
 
 void pools_end_at_any_moment() {
   for (int round = 0; round < 60; ++round) {
-    ThreadPool pool(1 + static_cast<std::size_t>(round) % 5);
+    ThreadPool pool(1 + static_cast<std::size_t>(round) % 5, 50);
     std::vector<int> touched(64, 0);
     for (int run = 0; run < round % 3; ++run) {
       pool.run(touched.size(), 1, [&](std::size_t begin, std::size_t end, std::size_t) {
