@@ -1,9 +1,9 @@
 /**
  * Reads ahead what a chunk of a prompt will want of its next layer: nearly all of it.
  *
- * While a layer's mixer and router run, nothing is known of what the layer will want, and the disk would be idle, for a
- * fifth to a third of a prompt's time. But hundreds of rows want nearly every expert of every layer. So when the reads of a
- * layer have all been asked for, those of the next one follow, the most chosen first, in the lane for prefetches: they
+ * While a layer's mixer and router run, nothing is known of what the layer will want, and the disk would be idle, for 28 %
+ * of a prompt's time on the 397B shape. But hundreds of rows want nearly every expert of every layer. So when the reads of
+ * a layer have all been asked for, those of the next one follow, the most chosen first, in the lane for prefetches: they
  * wait until no demand is left. After the last layer comes the first one for the next chunk, if there is one.
  *
  * It is a property of the chunk and needs no predictor: it is done where the chunk itself has shown that at least half of a
