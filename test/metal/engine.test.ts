@@ -217,11 +217,6 @@ describe('which backend', () => {
         [],
       );
     },
-<<<<<<< HEAD
-    // A GPU of two slow cores: many times what it takes here.
-    240_000,
-=======
     DOCTOR_MILLIS,
->>>>>>> w/e
   );
 });

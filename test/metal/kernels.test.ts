@@ -22,17 +22,10 @@ interface Outcome {
 }
 
 function run(command: string, ...args: readonly string[]): Outcome {
-<<<<<<< HEAD
-  return runWithin(RUN_MILLIS, command, ...args);
-}
-
-function runWithin(timeout: number, command: string, ...args: readonly string[]): Outcome {
-=======
   return runFor(RUN_MILLIS, command, ...args);
 }
 
 function runFor(timeout: number, command: string, ...args: readonly string[]): Outcome {
->>>>>>> w/e
   const done = spawnSync(command, args, { cwd: root, encoding: 'utf8', timeout });
   if (done.error) throw done.error;
   return { code: done.status, text: done.stdout + done.stderr };
@@ -43,11 +36,7 @@ if (!hasCompiler) process.stderr.write('The Metal kernels are not tested: there 
 
 describe.skipIf(!hasCompiler)('Metal kernels on the emulator', () => {
   beforeAll(() => {
-<<<<<<< HEAD
-    const built = runWithin(BUILD_MILLIS, process.execPath, join(root, 'scripts', 'build-kernel-tests.mjs'));
-=======
     const built = runFor(BUILD_MILLIS, process.execPath, join(root, 'scripts', 'build-kernel-tests.mjs'));
->>>>>>> w/e
     if (built.code !== 0) throw new Error(built.text);
   }, BUILD_MILLIS);
 

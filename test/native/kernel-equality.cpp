@@ -34,11 +34,7 @@ struct Problem {
 std::vector<float> product(const Problem& problem, const ProductKernels* kernels) {
   const std::size_t cols = problem.matrix.cols;
   std::vector<float> out(problem.order.size() * problem.matrix.rows);
-<<<<<<< HEAD
   ThreadPool pool(2, 500);
-=======
-  ThreadPool pool(2, 0);
->>>>>>> w/c
   Layout layout;
   const auto floats = layout.take<float>({Multiplier::buffer_floats(2, cols)});
   const auto bytes = layout.take<std::byte>({FastMultiplier::buffer_bytes(problem.order.size(), cols)});

@@ -14,15 +14,10 @@ using moestream::cpu::ThreadPool;
 using moestream::test::check;
 using moestream::test::next_word;
 
-<<<<<<< HEAD
 constexpr std::size_t kSpins = 500;
 
 void covers_every_item_once(std::size_t threads, std::size_t spins) {
   ThreadPool pool(threads, spins);
-=======
-void covers_every_item_once(std::size_t threads) {
-  ThreadPool pool(threads, 50);
->>>>>>> w/c
   check(pool.threads() == threads, "the caller counts");
   std::uint64_t state = threads;
   for (int round = 0; round < 400; ++round) {
@@ -43,13 +38,8 @@ void covers_every_item_once(std::size_t threads) {
 }
 
 // A step reads what the step before wrote, from other threads.
-<<<<<<< HEAD
 void steps_follow_each_other(std::size_t threads, std::size_t spins) {
   ThreadPool pool(threads, spins);
-=======
-void steps_follow_each_other(std::size_t threads) {
-  ThreadPool pool(threads, 50);
->>>>>>> w/c
   constexpr std::size_t kItems = 512;
   std::vector<std::uint64_t> values(kItems, 1);
   std::vector<std::uint64_t> next(kItems, 0);
@@ -67,11 +57,7 @@ void steps_follow_each_other(std::size_t threads) {
 
 void pools_end_at_any_moment() {
   for (int round = 0; round < 60; ++round) {
-<<<<<<< HEAD
     ThreadPool pool(1 + static_cast<std::size_t>(round) % 5, round % 2 == 0 ? 0 : kSpins);
-=======
-    ThreadPool pool(1 + static_cast<std::size_t>(round) % 5, 50);
->>>>>>> w/c
     std::vector<int> touched(64, 0);
     for (int run = 0; run < round % 3; ++run) {
       pool.run(touched.size(), 1, [&](std::size_t begin, std::size_t end, std::size_t) {
