@@ -9,6 +9,7 @@
  *
  *     npm run make-model -- --preset 397b --layers 6 -o /tmp/397b-6.gguf
  *     npm run bench:prediction -- /tmp/397b-6.gguf [--tokens 32] [--rounds 3] [--share 0.25] [--disk-speed 2.2]
+ *         [--predict none --predict auto]
  */
 import { parseArgs } from 'node:util';
 import { deviceOf } from '#dist/disk/device.js';
@@ -28,13 +29,14 @@ const { values, positionals } = parseArgs({
     share: { type: 'string', default: '0.25' },
     'disk-speed': { type: 'string' },
     policy: { type: 'string', default: POLICY_DEFAULT },
+    predict: { type: 'string', multiple: true },
   },
 });
 const [path] = positionals;
 if (path === undefined) throw new Error('name a model');
 const ROUNDS = Number(values.rounds);
 const TOKENS = Number(values.tokens);
-const PREDICTORS = [
+const PREDICTORS = values.predict ?? [
   'none',
   'temporal',
   'frequency',
