@@ -199,6 +199,8 @@ export class Pipeline {
     this.trace = request.trace;
     for (const ring of this.allRings()) ring.reset();
     this.control.setRunStopped(false);
+    // Before any stage begins: what the recorder finds is the run before's, and forgotten.
+    const endRecording = this.recorder?.begin();
     const runs: Readonly<Record<Stage, boolean>> = {
       compute: true,
       sample: request.sample !== undefined,
@@ -220,7 +222,7 @@ export class Pipeline {
       },
     });
     this.active = active;
-    if (this.recorder !== undefined) active.onEnd(this.recorder.begin());
+    if (endRecording !== undefined) active.onEnd(endRecording);
     active.onEnd(this.readers.fuse.listen((error) => active.fail(error)));
     const watched = STAGES.filter((stage) => runs[stage]);
     active.onEnd(
