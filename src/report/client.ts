@@ -166,9 +166,20 @@ function scalesOf(data: ChartData): object {
     data.categories !== null
       ? { range: [-0.6, data.categories.length - 0.4] }
       : data.xLog
-        ? { distr: 3, range: (_: Plot, low: number | null, high: number | null) => [low ?? 1, high ?? 10] }
+        ? { distr: 3, range: decades }
         : { range: padded };
   return { x: { time: false, ...x }, y: data.yLog ? { distr: 3 } : { range } };
+}
+
+/**
+ * From a single digit times a power of ten: uPlot counts its ticks up from the lowest value in steps of that power, and one
+ * like 0.00097 leads it past the next power without meeting it, after which it counts without end.
+ */
+function decades(_: Plot, low: number | null, high: number | null): [number, number] {
+  if (low === null || high === null || !(low > 0)) return [1, 10];
+  const power = 10 ** Math.floor(Math.log10(low));
+  const from = Math.floor(low / power) * power;
+  return [from, high > from ? high : 10 * from];
 }
 
 function padded(_: Plot, low: number | null, high: number | null): [number, number] {

@@ -1,5 +1,5 @@
 /** Files of probabilities: right to the last bit that matters, and never believed when they are damaged. */
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import {
   copyFileSync,
   existsSync,
@@ -203,7 +203,7 @@ describe('a half file never looks whole', () => {
       expect(run.stderr).toMatch(/out\.kl will have 32\.8 MB, its disk has 1\.0\d MB free \(DISK_FULL\)/);
       expect(readdirSync(disk)).toEqual([]);
     } finally {
-      spawn('umount', ['-l', disk]);
+      execFileSync('umount', ['-l', disk]);
     }
   });
 
@@ -224,7 +224,7 @@ describe('a half file never looks whole', () => {
       writer.discard();
       expect(readdirSync(disk)).toEqual(['filler']);
     } finally {
-      spawn('umount', ['-l', disk]);
+      execFileSync('umount', ['-l', disk]);
     }
   });
 });

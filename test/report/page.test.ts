@@ -91,6 +91,23 @@ describe('a page', () => {
     expect(page.dom.match(/<canvas/g)).toHaveLength(7);
   });
 
+  it.skipIf(chromium === undefined)('draws logarithmic axes wherever they begin', () => {
+    const path = join(temporaryFolder(), 'page.html');
+    const starts = [9.97e-7, 0.00097, 0.0995, 1, 9.99, 999];
+    const blocks = starts.map((from) =>
+      histogramChart({
+        title: 'times',
+        x: { label: 'time', scale: 'log' },
+        of: 'tokens',
+        buckets: [1, 1.2, 1.4].map((factor) => ({ from: from * factor, to: from * factor * 1.2, count: 1 })),
+      }),
+    );
+    writeFileSync(path, renderPage({ title: 't', sections: [{ title: 's', blocks }] }));
+    const page = openPage(chromium!, path);
+    expect(page.console).toEqual([]);
+    expect(page.dom.match(/<canvas/g)).toHaveLength(starts.length);
+  });
+
   it.skipIf(chromium === undefined)(
     'notices an error when there is one: the policy stops a foreign script',
     () => {
