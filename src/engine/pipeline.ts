@@ -39,6 +39,8 @@ import { type Counter, TraceRecorder } from './trace-recorder.ts';
 /** A stage that shows no heartbeat for this long is stuck: the longest step is one layer of one prefill chunk. */
 const STUCK_MILLIS = 120_000;
 const WATCH_MILLIS = 5_000;
+/** What a look at the dense weights counts for at most: they come every 5 ms, unless the thread was held up. */
+const LOOK_MILLIS_MAX = 100;
 
 /** What one run did, by stage. */
 export interface RunTotals {
@@ -379,7 +381,11 @@ export class Pipeline {
     const { readTimeoutMillis } = this.settings;
     this.tickets.openUnclaimed(ticket, reads.length);
     let queued = 0;
-    let progress = { left: reads.length, atMillis: performance.now() };
+    let leastLeft = reads.length;
+    // Time in which this thread looked and nothing came: while it prefaults the slab it does not look, and readers may stand
+    // still with it, for the same lock.
+    let idleMillis = 0;
+    let lookedMillis = performance.now();
     for (;;) {
       const epoch = bell.enter();
       while (queued < reads.length) {
@@ -391,8 +397,11 @@ export class Pipeline {
       bell.leave();
       const left = this.tickets.pending(ticket);
       if (left === 0) break;
-      if (left < progress.left) progress = { left, atMillis: performance.now() };
-      if (performance.now() - progress.atMillis > readTimeoutMillis) {
+      const nowMillis = performance.now();
+      idleMillis = left < leastLeft ? 0 : idleMillis + Math.min(nowMillis - lookedMillis, LOOK_MILLIS_MAX);
+      leastLeft = left;
+      lookedMillis = nowMillis;
+      if (idleMillis > readTimeoutMillis) {
         const path = this.files.paths[0];
         throw new MoestreamError(
           'READ_TIMEOUT',
