@@ -13,10 +13,9 @@ namespace moestream::cpu {
 namespace {
 
 constexpr std::size_t kLineBytes = 64;
-constexpr std::size_t kPageBytes = 16384;  // Apple Silicon's; a multiple of every other system's
 constexpr std::size_t kMaxBytes = std::size_t{1} << 53;
 
-std::size_t whole_pages(std::size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+std::size_t whole_pages(std::size_t bytes) { return (bytes + kLongestPageBytes - 1) / kLongestPageBytes * kLongestPageBytes; }
 
 }  // namespace
 
@@ -44,13 +43,13 @@ Memory::Memory(std::size_t bytes) : bytes_(bytes) {
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
 #endif
   const std::size_t needed = whole_pages(bytes);
-  void* const mapped = mmap(nullptr, needed + kPageBytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+  void* const mapped = mmap(nullptr, needed + kLongestPageBytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   auto* const begin = static_cast<std::byte*>(mapped);
   const std::size_t before = whole_pages(reinterpret_cast<std::uintptr_t>(begin)) - reinterpret_cast<std::uintptr_t>(begin);
   base_ = begin + before;
   if (before > 0) munmap(begin, before);
-  if (before < kPageBytes) munmap(base_ + needed, kPageBytes - before);
+  if (before < kLongestPageBytes) munmap(base_ + needed, kLongestPageBytes - before);
 }
 
 Memory::~Memory() {

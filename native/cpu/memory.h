@@ -15,6 +15,9 @@
 
 namespace moestream::cpu {
 
+// Apple Silicon's pages, a multiple of every other system's. A GPU is given whole ones of them, so a mapping owns whole ones.
+inline constexpr std::size_t kLongestPageBytes = 16384;
+
 // Throws std::length_error when the product does not fit 2^53, the largest size the other language can name.
 std::size_t product(std::initializer_list<std::size_t> factors);
 

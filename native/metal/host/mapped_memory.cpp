@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "../../cpu/memory.h"
+
 namespace moestream::metal {
 namespace {
 
-// Apple Silicon's; a multiple of every other system's.
-constexpr std::uintptr_t kPageBytes = 16384;
+constexpr std::uintptr_t kPageBytes = cpu::kLongestPageBytes;
 
 std::uintptr_t page_down(std::uintptr_t address) { return address / kPageBytes * kPageBytes; }
 std::uintptr_t page_up(std::uintptr_t address) { return page_down(address + kPageBytes - 1); }
