@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { runCli } from '../support/cli.js';
+import { ENDLESS, runCli } from '../support/cli.js';
 import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL, fixture, readFloats, readJson, relativeRms } from '../support/golden.js';
 
@@ -97,11 +97,7 @@ describe('generate', () => {
   ] as const)('%s ends it with %i within a token', async (signal, code) => {
     let killed = false;
     const run = await runCli(
-      // So hot that no end comes by chance.
-      [
-        ...['generate', ...model, '--temp', '99', '--top-k', '0', '--top-p', '1', '--min-p', '0', '-s', '1'],
-        ...['-n', '3000', 'Tell me everything'],
-      ],
+      ['generate', ...model, ...ENDLESS, '-s', '1', '-n', '3000', 'Tell me everything'],
       {
         onStdout: (text, kill) => {
           if (killed || text.length < 10) return;

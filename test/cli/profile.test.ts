@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { findChromium, openPage } from '../support/chromium.js';
-import { type CliRun, runCli } from '../support/cli.js';
+import { type CliRun, ENDLESS, runCli } from '../support/cli.js';
 import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
 
@@ -111,10 +111,9 @@ describe('profile', () => {
 
   it('ends at Ctrl-C with nothing written', async () => {
     const out = join(folder(), 'trace.json');
-    // So hot that no end comes by chance.
     const child = spawn(process.execPath, [
-      ...[root('dist/cli/main.js'), 'profile', BUILT_IN_MODEL, '-n', '4000', '--temp', '99', '--top-k', '0'],
-      ...['--top-p', '1', '--min-p', '0', '-p', PROMPT, '--memory', '24M', '--trace', out],
+      ...[root('dist/cli/main.js'), 'profile', BUILT_IN_MODEL, '-n', '4000', ...ENDLESS],
+      ...['-p', PROMPT, '--memory', '24M', '--trace', out],
     ]);
     let stderr = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => {

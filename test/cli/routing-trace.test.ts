@@ -18,7 +18,7 @@ import {
 import { belady } from '../../dist/simulate/belady.js';
 import { replay } from '../../dist/simulate/replay.js';
 import { shapeFor } from '../../dist/simulate/shape.js';
-import { runCli } from '../support/cli.js';
+import { ENDLESS, runCli } from '../support/cli.js';
 import { withEngine } from '../support/engine.js';
 import { temporaryFolder } from '../support/folder.js';
 import { BUILT_IN_MODEL } from '../support/golden.js';
@@ -117,23 +117,8 @@ describe('a recorded trace', () => {
     const path = join(folder, 'interrupted.trace');
     let killed = false;
     const run = await runCli(
-      // So hot that no end comes by chance.
       [
-        ...[
-          'generate',
-          ...MODEL,
-          '-q',
-          '--temp',
-          '99',
-          '--top-k',
-          '0',
-          '--top-p',
-          '1',
-          '--min-p',
-          '0',
-          '-s',
-          '1',
-        ],
+        ...['generate', ...MODEL, '-q', ...ENDLESS, '-s', '1'],
         ...['-n', '3000', '--trace-routing', path, 'Tell me everything'],
       ],
       {

@@ -6,6 +6,9 @@ import { temporaryFolder } from './folder.js';
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
+/** Sampling so hot that no answer ends by chance. */
+export const ENDLESS = ['--temp', '99', '--top-k', '0', '--top-p', '1', '--min-p', '0'] as const;
+
 export interface CliRun {
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
