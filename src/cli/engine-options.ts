@@ -98,7 +98,7 @@ const SETTINGS: readonly (readonly [string, string, Parser | readonly string[]])
   ['--experts-per-token <n>', "overrides the model's own number of experts", integer],
   [
     '--predict <names>',
-    `what is read ahead: none, union (of a prompt), auto, or of ${PREDICTOR_NAMES.join(', ')} (default union)`,
+    `what is read ahead: auto, none, union (of a prompt), or of ${PREDICTOR_NAMES.join(', ')} (default auto)`,
     String,
   ],
   ['--lookahead <n>', 'layers to predict ahead (default 1)', integer],

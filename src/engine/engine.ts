@@ -16,6 +16,7 @@ import { EMPTY } from '../pipeline/ring.ts';
 import type { TraceHeader } from '../pipeline/routing-trace.ts';
 import type { RecordedTrace } from '../pipeline/trace-log.ts';
 import { DEFAULT_SAMPLING, type SamplingParams, validateSampling } from '../workers/sampler.ts';
+import type { ActiveRun, RunTotals } from './active-run.ts';
 import { identityOf } from './forecaster.ts';
 import { type EngineLease, Generation, type GenerationParts } from './generation.ts';
 import {
@@ -25,7 +26,7 @@ import {
   type Prompt,
   settingsOf,
 } from './options.ts';
-import { type ActiveRun, Pipeline, type RunTotals } from './pipeline.ts';
+import { Pipeline } from './pipeline.ts';
 import { feedPrompt, feedTokens } from './prompt-feed.ts';
 import { vocabularyTable } from './vocabulary.ts';
 

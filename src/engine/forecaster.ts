@@ -76,12 +76,13 @@ export class Forecaster {
   }
 
   /** How many hints compute reads, as measuring finds or as many as a token has experts; and whether chunks read ahead. */
-  get acceptance(): Pick<ComputeSetup, 'prefetch' | 'prefetchMost' | 'readsUnion'> {
+  get acceptance(): Pick<ComputeSetup, 'prefetch' | 'prefetchMost' | 'predictorsLearn' | 'readsUnion'> {
     const { prediction } = this;
-    const hints = prediction !== undefined && prediction.names.length > 0;
+    const names = prediction?.names ?? [];
     return {
       prefetch: prediction?.auto === true ? 'auto' : 'fixed',
-      prefetchMost: hints ? this.config.expertsPerToken : 0,
+      prefetchMost: names.length > 0 ? this.config.expertsPerToken : 0,
+      predictorsLearn: names.some((name) => name !== 'lookahead'),
       readsUnion: prediction?.union === true,
     };
   }

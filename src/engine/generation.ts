@@ -23,7 +23,8 @@ import type { ExpertCounters } from '../workers/expert-counters.ts';
 import type { PredictTotals } from '../workers/predict-contract.ts';
 import type { ControllerReport } from '../workers/prefetch-controller.ts';
 import type { SamplingParams } from '../workers/sampler.ts';
-import type { ActiveRun, Pipeline, PipelineRun, RunTotals } from './pipeline.ts';
+import type { ActiveRun, RunTotals } from './active-run.ts';
+import type { Pipeline, PipelineRun } from './pipeline.ts';
 import { feedPrompt } from './prompt-feed.ts';
 import { RoutingRecorder } from './routing-recorder.ts';
 

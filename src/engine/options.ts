@@ -66,7 +66,7 @@ export interface OpenOptions {
   readonly cachePolicy?: Policy;
   /** Keeps the weights and the cache from being swapped out. Default false. */
   readonly mlock?: boolean;
-  /** Prompt tokens that are computed together. Default: 512, or fewer where that takes more than a tenth of the memory. */
+  /** Prompt tokens that are computed together. Default: 512, or fewer where that takes more than an eighth of the memory. */
   readonly chunk?: number;
   /**
    * How matrices are multiplied. `fast` rounds activations to 8 bits per block and multiplies integers, as the formats are
@@ -86,9 +86,9 @@ export interface OpenOptions {
   /** Overrides the number of experts per token that the model was trained with. */
   readonly expertsPerToken?: number;
   /**
-   * What is read before a router asks for it. `union`: the next layer of a chunk that wants nearly all experts. Names of
-   * predictors: their hints, as they come; with `auto` among them, or alone, the union and as many hints as measuring
-   * shows to pay. `none`: nothing. Comma-separated text, or a list. Default union.
+   * What is read before a router asks for it. `auto`: the next layer of a chunk that wants nearly all experts, and as many
+   * hints as measuring shows to pay, of the predictors named with it or of `lookahead`. `union`: only the former. Names of
+   * predictors without `auto`: their hints, as they come. `none`: nothing. Comma-separated text, or a list. Default auto.
    */
   readonly predict?: string | readonly string[];
   /** Layers to predict ahead. Default 1. */

@@ -19,15 +19,17 @@ import { layerSource, type MemoryPlan } from '../pipeline/plan.ts';
 import type { ResidentPlan } from '../pipeline/residents.ts';
 import { SpscRing } from '../pipeline/ring.ts';
 import { placeSlots, slotCount } from '../pipeline/slab.ts';
-import { NO_CLAIM, readError, Tickets } from '../pipeline/tickets.ts';
+import { Tickets } from '../pipeline/tickets.ts';
 import { NO_TRACER, type Observation, type Tracer } from '../pipeline/trace.ts';
 import type { RecordedTrace, TraceRole } from '../pipeline/trace-log.ts';
 import type { VocabularyTable } from '../pipeline/vocabulary-table.ts';
 import type { ComputeRun, ComputeSetup, ComputeTotals } from '../workers/compute.ts';
-import type { PredictTotals } from '../workers/predict-contract.ts';
 import type { SampleRun, SampleSetup, SampleTotals } from '../workers/sample.ts';
+import { ActiveRun, abortWith } from './active-run.ts';
 import { chooseBackend } from './backend-choice.ts';
+import { readDenseWeights } from './dense-weights.ts';
 import { Forecaster } from './forecaster.ts';
+import { watchHeartbeats } from './heartbeats.ts';
 import { closeModelFiles, type ModelFiles, openModelFiles } from './model-files.ts';
 import type { EngineSettings } from './options.ts';
 import { cacheRoomBytes } from './page-cache.ts';
@@ -35,20 +37,6 @@ import { type PlannedModel, planOf } from './planning.ts';
 import { chooseReadEngine } from './read-engine.ts';
 import { type ReadEngine, ReaderPool, StageHandle } from './stages.ts';
 import { type Counter, TraceRecorder } from './trace-recorder.ts';
-
-/** A stage that shows no heartbeat for this long is stuck: the longest step is one layer of one prefill chunk. */
-const STUCK_MILLIS = 120_000;
-const WATCH_MILLIS = 5_000;
-/** What a look at the dense weights counts for at most: they come every 5 ms, unless the thread was held up. */
-const LOOK_MILLIS_MAX = 100;
-
-/** What one run did, by stage. */
-export interface RunTotals {
-  readonly compute: ComputeTotals;
-  /** All zero where nobody predicts, or where the predictor was lost in this run or before. */
-  readonly predict: PredictTotals;
-  readonly sample: SampleTotals | undefined;
-}
 
 export interface PipelineRun {
   readonly compute: ComputeRun;
@@ -303,7 +291,16 @@ export class Pipeline {
       (reader) => this.observe('reader', this.readEngine === 'uring' ? 'io_uring' : `reader-${reader + 1}`),
     );
     for (const segment of dense) this.io.prefault(segment);
-    const weights = this.readDense();
+    const { io, queue, tickets, readers } = this;
+    const weights = readDenseWeights({
+      io,
+      queue,
+      tickets,
+      readers,
+      reads: this.residents.reads,
+      paths: this.files.paths,
+      timeoutMillis: this.settings.readTimeoutMillis,
+    });
     for (const segment of slabSegments) this.io.prefault(segment);
     await weights;
     if (this.settings.mlock) this.lockInMemory(segments);
@@ -372,142 +369,4 @@ export class Pipeline {
       );
     }
   }
-
-  /** Reads the dense weights through the readers, as one ticket behind those of the slots. */
-  private async readDense(): Promise<void> {
-    const ticket = this.tickets.count - 1;
-    const { bell } = this.tickets;
-    const { reads } = this.residents;
-    const { readTimeoutMillis } = this.settings;
-    this.tickets.openUnclaimed(ticket, reads.length);
-    let queued = 0;
-    let leastLeft = reads.length;
-    // Time in which this thread looked and nothing came: while it prefaults the slab it does not look, and readers may stand
-    // still with it, for the same lock.
-    let idleMillis = 0;
-    let lookedMillis = performance.now();
-    for (;;) {
-      const epoch = bell.enter();
-      while (queued < reads.length) {
-        if (!this.queue.tryPush(LANE_DEMAND, { ...reads[queued]!, ticket, claim: NO_CLAIM })) break;
-        queued++;
-      }
-      // A full queue empties without ringing this bell, so look again soon.
-      if (!this.tickets.isDone(ticket)) await this.readers.fuse.guard(bell.sleepAsync(epoch, 5));
-      bell.leave();
-      const left = this.tickets.pending(ticket);
-      if (left === 0) break;
-      const nowMillis = performance.now();
-      idleMillis = left < leastLeft ? 0 : idleMillis + Math.min(nowMillis - lookedMillis, LOOK_MILLIS_MAX);
-      leastLeft = left;
-      lookedMillis = nowMillis;
-      if (idleMillis > readTimeoutMillis) {
-        const path = this.files.paths[0];
-        throw new MoestreamError(
-          'READ_TIMEOUT',
-          `no dense weights of ${path} arrived within ${readTimeoutMillis} ms`,
-        );
-      }
-    }
-    if (!this.tickets.hasFailed(ticket)) return;
-    const failure = this.tickets.failure(ticket);
-    throw readError(failure, this.files.paths[failure.file]!, 'dense weights', (errno) =>
-      this.io.errnoName(errno),
-    );
-  }
-}
-
-interface StageRuns {
-  readonly predict: Promise<PredictTotals>;
-  readonly sample: Promise<SampleTotals | undefined>;
-  readonly compute: Promise<ComputeTotals>;
-}
-
-/** A run under way, as the one who drives it sees it. */
-export class ActiveRun {
-  private failure: { readonly error: unknown } | undefined;
-  private readonly stages: StageRuns;
-  private readonly hooks: { stop(): void; ended(): void };
-  private readonly cleanups: (() => void)[] = [];
-
-  constructor(stages: StageRuns, hooks: { stop(): void; ended(): void }) {
-    this.stages = stages;
-    this.hooks = hooks;
-    for (const stage of Object.values(stages)) stage.catch((error: unknown) => this.fail(error));
-  }
-
-  /** Notes the first failure and stops the run; `end` throws it. */
-  fail(error: unknown): void {
-    this.failure ??= { error };
-    this.hooks.stop();
-  }
-
-  /** The driver looks at this whenever it wakes. */
-  get failed(): boolean {
-    return this.failure !== undefined;
-  }
-
-  onEnd(cleanup: () => void): void {
-    this.cleanups.push(cleanup);
-  }
-
-  private async rest(): Promise<void> {
-    this.hooks.stop();
-    await Promise.allSettled(Object.values(this.stages));
-    for (const cleanup of this.cleanups.splice(0)) cleanup();
-    this.hooks.ended();
-  }
-
-  /** Ends the run for a driver that does not come back; if it does, it is told. */
-  async abandon(): Promise<void> {
-    this.fail(new MoestreamError('ENGINE_STATE', 'the engine was closed during a generation'));
-    await this.rest();
-  }
-
-  /** Stops what still runs and waits until every stage is at rest. Throws the first failure, if there was one. */
-  async end(): Promise<RunTotals> {
-    await this.rest();
-    if (this.failure !== undefined) throw this.failure.error;
-    const { compute, predict, sample } = this.stages;
-    return { compute: await compute, predict: await predict, sample: await sample };
-  }
-}
-
-function abortWith(signal: AbortSignal, active: ActiveRun): () => void {
-  const abort = (): void => {
-    active.fail(new MoestreamError('ABORTED', 'the caller ended it', { cause: signal.reason }));
-  };
-  if (signal.aborted) abort();
-  signal.addEventListener('abort', abort, { once: true });
-  return () => signal.removeEventListener('abort', abort);
-}
-
-/** Tells of a stage that shows no heartbeat. */
-function watchHeartbeats(
-  control: ControlBlock,
-  stages: readonly Stage[],
-  stuck: (stage: Stage, error: MoestreamError) => void,
-): () => void {
-  const seen = stages.map((stage) => ({
-    stage,
-    beat: control.heartbeat(stage),
-    atMillis: performance.now(),
-  }));
-  const look = (): void => {
-    for (const each of seen) {
-      const beat = control.heartbeat(each.stage);
-      if (beat !== each.beat) {
-        each.beat = beat;
-        each.atMillis = performance.now();
-      } else if (performance.now() - each.atMillis > STUCK_MILLIS) {
-        const seconds = STUCK_MILLIS / 1000;
-        stuck(
-          each.stage,
-          new MoestreamError('WORKER_FAILED', `the ${each.stage} thread made no progress for ${seconds} s`),
-        );
-      }
-    }
-  };
-  const timer = setInterval(look, WATCH_MILLIS).unref();
-  return () => clearInterval(timer);
 }

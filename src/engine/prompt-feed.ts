@@ -1,7 +1,7 @@
 /** Feeds ids that are known into compute's rings, as fast as it takes them. */
 import { END_OF_TOKENS, PROMPT_TOKENS_MAX } from '../pipeline/messages.ts';
 import type { SpscRing } from '../pipeline/ring.ts';
-import type { ActiveRun } from './pipeline.ts';
+import type { ActiveRun } from './active-run.ts';
 
 /** How long to sleep on a full ring before looking whether the run still lives. */
 const LOOK_MILLIS = 1000;

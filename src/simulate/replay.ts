@@ -133,7 +133,7 @@ export class Replay {
     this.nowMicros += hits * expertMicros;
     this.readMissing(layer, expertMicros);
     if (options.prediction !== undefined) this.predict(step, layer, options.prediction);
-    this.controller.endStep();
+    this.controller.endStep(this.nowMicros / 1000, this.stallMicros);
   }
 
   private count(step: number, layer: number): void {
@@ -265,7 +265,7 @@ export class Replay {
     route.count = wanted.count;
     panel.observe(route, undefined);
     const most = route.rows === 1 ? expertsPerToken : experts;
-    const limit = Math.ceil(this.controller.limit * Math.max(1, wanted.count / expertsPerToken));
+    const limit = Math.ceil(this.controller.allowed * Math.max(1, wanted.count / expertsPerToken));
     for (let ahead = 1; ahead <= depth; ahead++) {
       const hints = panel.predict(layer, ahead, most);
       let accepted = 0;

@@ -79,6 +79,8 @@ export interface ComputeSetup {
   /** Whether the number of hints that are read is fixed or found by measuring, and what it is at most. */
   readonly prefetch: 'auto' | 'fixed';
   readonly prefetchMost: number;
+  /** Whether predictors learn from routes that nobody asks them about. */
+  readonly predictorsLearn: boolean;
   /** Whether a chunk of a prompt reads its next layer ahead. */
   readonly readsUnion: boolean;
 }
@@ -298,7 +300,8 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
    * far as is known. False when stopping.
    */
   private step(run: Run, rowCount: number, rowsAfter: number): boolean {
-    const { layers, expertsPerToken } = this.setup.backend;
+    const { setup, scheduler } = this;
+    const { layers, expertsPerToken } = setup.backend;
     const idCount = rowCount * expertsPerToken;
     this.backend.begin(rowCount);
     for (let layer = 0; layer < layers; layer++) {
@@ -306,10 +309,12 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       if (this.control.stopping) return false;
       this.backend.mix(layer);
       trace.lap(TRACE.mix, layer, rowCount, 0, 0);
-      if (!run.noteRoutes(layer, this.ids, this.weights, rowCount, this.control)) return false;
+      if (setup.predictorsLearn || scheduler.controller.allowed > 0)
+        run.tellPredictors(layer, this.ids, rowCount);
+      if (!run.recordRoutes(layer, this.ids, this.weights, rowCount, this.control)) return false;
       const isLast = layer === layers - 1;
       const [nextLayer, nextRows] = isLast ? [0, rowsAfter] : [layer + 1, rowCount];
-      if (!this.scheduler.runLayer(layer, this.ids, idCount, nextLayer, nextRows)) return false;
+      if (!scheduler.runLayer(layer, this.ids, idCount, nextLayer, nextRows)) return false;
       this.backend.combine(layer);
       trace.lap(TRACE.combine, layer, 0, 0, 0);
       this.acceptHints(run);
@@ -424,15 +429,19 @@ class Run {
     }
   }
 
-  /** Tells whoever wants to know: predictor, recorder, caller. False when the pipeline is stopping. */
-  noteRoutes(
+  /** What a layer's router chose. */
+  tellPredictors(layer: number, ids: Int32Array, rowCount: number): void {
+    this.routes?.note(layer, ids, rowCount);
+  }
+
+  /** The same for whoever records it: a trace, the caller. False when the pipeline is stopping. */
+  recordRoutes(
     layer: number,
     ids: Int32Array,
     weights: Float32Array,
     rowCount: number,
     control: ControlBlock,
   ): boolean {
-    this.routes?.note(layer, ids, rowCount);
     if (this.trace && !this.trace.note(this.position, layer, ids, weights, rowCount, control)) return false;
     this.copyRoutes(layer, ids, rowCount);
     return true;

@@ -62,6 +62,7 @@ export class ExpertScheduler {
   askAhead: (layer: number) => void = () => {};
   private readonly parts: SchedulerParts;
   private readonly trace: Tracer;
+  private readonly clock: Clock;
   private readonly ledger: PrefetchLedger;
   private readonly step: LayerStep;
   private readonly loads: ExpertLoads;
@@ -82,7 +83,8 @@ export class ExpertScheduler {
     const slots = parts.places.length;
     this.ledger = new PrefetchLedger(this.controller, slots, parts.layers * parts.experts);
     this.step = new LayerStep(parts.experts, parts.expertsPerToken);
-    this.loads = new ExpertLoads(parts, this.step, this.ledger, parts.clock ?? SYSTEM_CLOCK, this.trace);
+    this.clock = parts.clock ?? SYSTEM_CLOCK;
+    this.loads = new ExpertLoads(parts, this.step, this.ledger, this.clock, this.trace);
     this.hints = new HintedReads(parts, this.step, this.loads, this.ledger, this.controller);
     this.counts = new RoutingCounts(parts.layers, parts.experts);
     this.cache = new ChunkCache(this.counts, parts.experts);
@@ -98,7 +100,7 @@ export class ExpertScheduler {
   /** A new run starts new counters. */
   beginRun(): void {
     this.ledger.counters = newCounters();
-    this.controller.beginRun();
+    this.controller.beginRun(this.clock.nowMillis());
   }
 
   /**
@@ -128,7 +130,7 @@ export class ExpertScheduler {
     } finally {
       this.unpinRest();
       step.isOpen = false;
-      this.controller.endStep();
+      this.controller.endStep(this.clock.nowMillis(), counters.waitMicros);
     }
   }
 

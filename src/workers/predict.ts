@@ -124,13 +124,9 @@ class PredictLoop {
     route.rows = words[slot + ROUTE_ROWS]!;
     route.count = words[slot + ROUTE_COUNT]!;
     route.first = slot + ROUTE_IDS;
-    if (route.count > 0) totals.routes++;
+    totals.routes++;
     const streams = this.streamsOf(words[slot + ROUTE_SEQUENCE]!);
-    const asked = route.count === 0;
-    if (asked) this.panel.look(route, streams);
-    else this.panel.observe(route, streams);
-    // A single row is asked about when more of its layer has been computed.
-    if (!asked && this.streams !== undefined && route.rows === 1) return;
+    this.panel.observe(route, streams);
     if (this.routes.filled > 1) {
       totals.routesSkipped++;
     } else {

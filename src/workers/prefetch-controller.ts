@@ -9,6 +9,7 @@
  *
  * With a fixed limit it only counts.
  */
+import { HintInterest } from './hint-interest.ts';
 
 /** Layer steps of an epoch: enough prefetches to judge, and not a whole token of a deep model. */
 const EPOCH_STEPS = 16;
@@ -49,7 +50,9 @@ export interface ControllerReport {
 }
 
 export class PrefetchController {
+  /** Hints per layer that pay, as far as is known. */
   limit: number;
+  private readonly interest = new HintInterest();
   private readonly auto: boolean;
   private readonly most: number;
   private issuedBytes = 0;
@@ -74,8 +77,14 @@ export class PrefetchController {
     this.limit = this.auto ? Math.min(1, most) : most;
   }
 
+  /** Hints that may be read per layer now. */
+  get allowed(): number {
+    return this.auto && !this.interest.listens ? 0 : this.limit;
+  }
+
   /** What was learned about the predictor stays from run to run; the statistics begin anew. */
-  beginRun(): void {
+  beginRun(nowMillis: number): void {
+    this.interest.beginRun(nowMillis);
     this.steps = 0;
     this.activeSteps = 0;
     this.epochs = 0;
@@ -103,10 +112,11 @@ export class PrefetchController {
     this.lostBytes += bytes * WASTE_SHARE;
   }
 
-  /** A layer has been computed. */
-  endStep(): void {
+  /** A layer has been computed. `waitedMicros` is what compute has waited for in this run. */
+  endStep(nowMillis: number, waitedMicros: number): void {
     this.steps++;
-    if (this.limit > 0) this.activeSteps++;
+    if (this.allowed > 0) this.activeSteps++;
+    this.interest.endStep(nowMillis, waitedMicros);
     if (++this.stepsInEpoch < EPOCH_STEPS) return;
     this.epochs++;
     if (this.auto) this.decide();

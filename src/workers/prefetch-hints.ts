@@ -67,6 +67,6 @@ export class HintedReads {
   /** The limit is for one row: a layer that wanted more experts, for a batch of rows, may prefetch more. */
   private limitNow(): number {
     const rows = Math.max(1, this.wantedBy[this.step.layer]! / this.parts.expertsPerToken);
-    return Math.ceil(this.controller.limit * rows);
+    return Math.ceil(this.controller.allowed * rows);
   }
 }

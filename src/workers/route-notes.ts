@@ -32,8 +32,8 @@ export class RouteNotes {
   /** (experts): the step that last saw an expert. */
   private readonly seenIn: Int32Array;
   private sequence = 0;
-  /** Whether hints are to be asked for when more of the layer has been computed. */
-  private asksLater = false;
+  /** What the router chose for a row that is told of when more of the layer has been computed. */
+  private toldLater: Int32Array | undefined;
 
   constructor(routes: RingHandle, streams: RingHandle | undefined, config: BackendConfig, backend: Backend) {
     this.routes = new SpscRing(routes);
@@ -45,33 +45,33 @@ export class RouteNotes {
   }
 
   /**
-   * After `mix` of a layer. `ids` is (rows, top-k). The stream of a single row goes out with `ask`: the more of the layer is
-   * in it, the better the next routers can be guessed from it, and until then the disk has reads of this layer to do.
+   * After `mix` of a layer. `ids` is (rows, top-k), and stays as it is until `ask`. A single row whose stream is wanted goes
+   * out with `ask`: the more of the layer is in it, the better the next routers can be guessed from it, and until then the
+   * disk has reads of this layer to do. One message, because each wakes a thread.
    */
   note(layer: number, ids: Int32Array, rowCount: number): void {
-    this.asksLater = this.streams !== undefined && rowCount === 1;
-    this.send(layer, rowCount, ids);
+    this.toldLater = this.streams !== undefined && rowCount === 1 ? ids : undefined;
+    if (this.toldLater === undefined) this.send(layer, ids, rowCount);
   }
 
   /** When the last reads of the layer are under way. No effect unless `note` has left it to this call. */
   ask(layer: number): void {
-    if (!this.asksLater) return;
-    this.asksLater = false;
-    this.send(layer, 1, undefined);
+    const ids = this.toldLater;
+    this.toldLater = undefined;
+    if (ids !== undefined) this.send(layer, ids, 1);
   }
 
-  private send(layer: number, rowCount: number, ids: Int32Array | undefined): void {
+  private send(layer: number, ids: Int32Array, rowCount: number): void {
     this.sequence = (this.sequence + 1) | 0;
     const slot = this.routes.tryReserve();
     if (slot === EMPTY) return;
     // The streams first: who sees the route finds them.
-    if (!this.asksLater) this.noteStreams(layer, rowCount);
+    this.noteStreams(layer, rowCount);
     const { words } = this.routes;
     words[slot + ROUTE_SEQUENCE] = this.sequence;
     words[slot + ROUTE_LAYER] = layer;
     words[slot + ROUTE_ROWS] = rowCount;
-    words[slot + ROUTE_COUNT] =
-      ids === undefined ? 0 : this.copyUnion(ids, rowCount, words, slot + ROUTE_IDS);
+    words[slot + ROUTE_COUNT] = this.copyUnion(ids, rowCount, words, slot + ROUTE_IDS);
     this.routes.commit();
   }
 

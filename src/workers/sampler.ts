@@ -5,8 +5,9 @@
  * look at probabilities before temperature. Temperature 0 takes the largest logit (after the penalty), the lowest id
  * among equals.
  *
- * Allocates nothing after construction. The largest logits come off a heap one by one until top-k, top-p or min-p says
- * enough, which is a few dozen of 248,320; nothing is ever sorted whole.
+ * Allocates nothing after construction. One pass gathers what top-k and min-p can leave, a few dozen of 248,320; these come
+ * off a heap one by one until top-k, top-p or min-p says enough. Nothing is ever sorted whole. With the default chain a
+ * heap of all logits took ten times as long (docs/findings.md).
  */
 import { MoestreamError } from '../errors.ts';
 import { Random } from './random.ts';
@@ -38,6 +39,8 @@ export const DEFAULT_SAMPLING: Omit<SamplingParams, 'seed'> = {
 };
 
 const REPEAT_LAST_N_MAX = 65536;
+/** Ids that are gathered beside twice the wanted ones before the smallest are let go. */
+const GATHER_ROOM = 256;
 
 /** Throws USAGE for the first value out of range. */
 export function validateSampling(params: SamplingParams): void {
@@ -65,8 +68,9 @@ export class Sampler {
   private readonly random: Random;
   /** (vocabulary): logits after the penalty. */
   private readonly scores: Float32Array;
-  /** A max-heap of ids by score; below `heapSize`. Taken ids stand behind it, the last taken first. */
+  /** (gathered): a max-heap of ids by score, below `heapSize`. Taken ids stand behind it, the last taken first. */
   private readonly heap: Int32Array;
+  private gathered = 0;
   private heapSize = 0;
   private readonly weights: Float64Array;
   /** The last tokens, a ring. */
@@ -94,9 +98,14 @@ export class Sampler {
   sample(logits: Float32Array): number {
     const best = this.score(logits);
     if (this.params.temperature === 0) return best;
-    this.heapify();
-    const kept = this.keep();
-    return this.draw(kept);
+    const { topK, topP, minP } = this.params;
+    const largest = this.scores[best]!;
+    const isBounded = topK > 0 && topK < this.scores.length;
+    if (!isBounded && topP === 1 && minP === 0) return this.drawOfAll(largest);
+    const floor = minP > 0 ? largest + Math.log(minP) : Number.NEGATIVE_INFINITY;
+    if (isBounded) this.gatherLargest(topK);
+    else this.gatherFrom(floor);
+    return this.draw(isBounded ? this.keepOfTopK(topK, largest, floor) : this.keep(largest, floor), largest);
   }
 
   /** Copies the logits, applies the penalty, and returns the id of the largest. */
@@ -135,9 +144,36 @@ export class Sampler {
     return difference > 0 || (difference === 0 && a < b);
   }
 
+  /** The `count` largest, as a heap: whoever is above what is known to be too small, and now and then only the largest. */
+  private gatherLargest(count: number): void {
+    const { scores, heap } = this;
+    const room = Math.min(heap.length, 2 * count + GATHER_ROOM);
+    let threshold = Number.NEGATIVE_INFINITY;
+    this.gathered = 0;
+    for (let id = 0; id < scores.length; id++) {
+      // An equal one with a higher id comes behind those that are here.
+      if (scores[id]! <= threshold && this.gathered >= count) continue;
+      heap[this.gathered++] = id;
+      if (this.gathered < room) continue;
+      this.heapify();
+      for (let taken = 0; taken < count; taken++) this.pop();
+      heap.copyWithin(0, room - count, room);
+      this.gathered = count;
+      threshold = scores[heap[0]!]!;
+    }
+    this.heapify();
+  }
+
+  /** Everything with at least this score, as a heap. */
+  private gatherFrom(floor: number): void {
+    this.gathered = 0;
+    for (let id = 0; id < this.scores.length; id++)
+      if (this.scores[id]! >= floor) this.heap[this.gathered++] = id;
+    this.heapify();
+  }
+
   private heapify(): void {
-    this.heapSize = this.heap.length;
-    for (let id = 0; id < this.heapSize; id++) this.heap[id] = id;
+    this.heapSize = this.gathered;
     for (let at = (this.heapSize >> 1) - 1; at >= 0; at--) this.siftDown(at);
   }
 
@@ -166,14 +202,9 @@ export class Sampler {
     return top;
   }
 
-  /** Applies top-k, top-p and min-p. Returns how many ids are kept: the last so many of `heap`, or all of it. */
-  private keep(): number {
-    const { topK, topP, minP } = this.params;
-    const vocabulary = this.heap.length;
-    const largest = this.scores[this.heap[0]!]!;
-    const floor = minP > 0 ? largest + Math.log(minP) : Number.NEGATIVE_INFINITY;
-    if (topK > 0 && topK < vocabulary) return this.keepOfTopK(topK, largest, floor);
-    if (topP === 1 && minP === 0) return vocabulary;
+  /** Applies top-p and min-p. Returns how many ids are kept: the last so many of `heap`. */
+  private keep(largest: number, floor: number): number {
+    const { topP } = this.params;
     const enough = topP < 1 ? topP * this.mass(largest) : Number.POSITIVE_INFINITY;
     let sum = 0;
     let kept = 0;
@@ -198,33 +229,52 @@ export class Sampler {
     let sum = 0;
     let kept = 0;
     while (kept < topK && (kept === 0 || sum < enough)) {
-      if (kept > 0 && this.scores[this.heap[this.heap.length - 1 - kept]!]! < floor) break;
+      if (kept > 0 && this.scores[this.heap[this.gathered - 1 - kept]!]! < floor) break;
       sum += this.weights[kept]!;
       kept++;
     }
     return kept;
   }
 
-  /** The sum of exp(score - largest) over the heap. */
+  /** The sum of exp(score - largest) over the vocabulary. */
   private mass(largest: number): number {
     let sum = 0;
-    for (let at = 0; at < this.heapSize; at++) sum += Math.exp(this.scores[this.heap[at]!]! - largest);
+    for (let id = 0; id < this.scores.length; id++) sum += Math.exp(this.scores[id]! - largest);
     return sum;
   }
 
   /** Draws among the `kept` largest at the temperature. */
-  private draw(kept: number): number {
+  private draw(kept: number, largest: number): number {
     const { temperature } = this.params;
-    const all = kept === this.heap.length && this.heapSize === this.heap.length;
-    const idAt = (index: number): number => this.heap[all ? index : this.heap.length - 1 - index]!;
-    const largest = this.scores[idAt(0)]!;
+    const idAt = (index: number): number => this.heap[this.gathered - 1 - index]!;
     let sum = 0;
     for (let index = 0; index < kept; index++) {
       sum += Math.exp((this.scores[idAt(index)]! - largest) / temperature);
       this.weights[index] = sum;
     }
-    const target = this.random.next() * sum;
-    for (let index = 0; index < kept - 1; index++) if (target < this.weights[index]!) return idAt(index);
-    return idAt(kept - 1);
+    return idAt(this.indexOf(this.random.next() * sum, kept));
+  }
+
+  /** Draws among all ids at the temperature. */
+  private drawOfAll(largest: number): number {
+    const { temperature } = this.params;
+    const count = this.scores.length;
+    let sum = 0;
+    for (let id = 0; id < count; id++) {
+      sum += Math.exp((this.scores[id]! - largest) / temperature);
+      this.weights[id] = sum;
+    }
+    return this.indexOf(this.random.next() * sum, count);
+  }
+
+  /** The first of `count` summed weights that is above `target`; the last one if rounding left none. */
+  private indexOf(target: number, count: number): number {
+    let [low, high] = [0, count - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (target < this.weights[middle]!) high = middle;
+      else low = middle + 1;
+    }
+    return low;
   }
 }

@@ -91,12 +91,12 @@ describe('plan', () => {
     expect(less.code).toBe(4);
   });
 
-  it('chooses the largest chunk whose scratch memory is a tenth of the budget at most', async () => {
+  it('chooses the largest chunk whose scratch memory is an eighth of the budget at most', async () => {
     const chunks: number[] = [];
     for (const memory of ['19M', '60M', '100M', '8G']) {
       const { maxRows, scratchBytes, budgetBytes } = await planJson('--memory', memory, '-c', '1024');
       chunks.push(maxRows);
-      if (maxRows > 64) expect(scratchBytes).toBeLessThanOrEqual(budgetBytes / 10);
+      if (maxRows > 64) expect(scratchBytes).toBeLessThanOrEqual(budgetBytes / 8);
     }
     expect(chunks).toEqual(chunks.toSorted((a, b) => a - b));
     expect([chunks[0], chunks.at(-1)]).toEqual([64, 512]);

@@ -97,7 +97,7 @@ describe('the next layer of a chunk', () => {
 
   it('is read ahead unless nothing is to be read that no router asked for', async () => {
     const none = await countsOf({ predict: 'none' });
-    const union = await countsOf({});
+    const union = await countsOf({ predict: 'union' });
     expect(none).toMatchObject({ prefetches: 0, usefulPrefetchBytes: 0 });
     expect(union.prefetches).toBeGreaterThan(20);
     expect(union.hits + union.lateHits).toBeGreaterThan(none.hits);
@@ -108,7 +108,7 @@ describe('the next layer of a chunk', () => {
   });
 
   it('is not read ahead where every row is computed alone', async () => {
-    expect(await countsOf({ chunk: 1 })).toMatchObject({ prefetches: 0 });
+    expect(await countsOf({ predict: 'union', chunk: 1 })).toMatchObject({ prefetches: 0 });
   });
 });
 

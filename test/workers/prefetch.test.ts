@@ -89,6 +89,25 @@ describe.each(SHAPES)('a controller ($name)', (shape) => {
   });
 });
 
+describe('a model whose experts are all in memory', () => {
+  it('is not predicted for, though one that does not fit was', () => {
+    const trace = randomTrace(MACHINE, 150, 1, WANTED);
+    const slots = MACHINE.layers * MACHINE.experts;
+    const machine = new VirtualMachine({ ...MACHINE, slots, mode: 'auto' }, [
+      new AlwaysRight([...trace, ...trace]),
+    ]);
+    machine.run(trace);
+    const { controller, scheduler } = machine;
+    expect(scheduler.counters.usefulPrefetchBytes).toBeGreaterThan(0);
+    scheduler.beginRun();
+    machine.run(trace);
+    expect(controller.report().steps).toBe(150 * MACHINE.layers);
+    expect(controller.report().activeSteps).toBe(0);
+    expect(controller.allowed).toBe(0);
+    expect(controller.limit).toBeGreaterThan(0);
+  });
+});
+
 describe('6 layers of the 397B shape, a quarter of the experts in memory', () => {
   /** Times and disk of the machine of docs/findings.md, and what lookahead named right there, rank by rank. */
   const machine: MachineOptions = {

@@ -47,10 +47,6 @@ export class Lookahead implements Predictor {
     if (this.singleRow) this.compare(route);
   }
 
-  look(streams: Streams | undefined): void {
-    this.streams = streams;
-  }
-
   /** Layers of the next token cannot be asked: its stream is not known. */
   vote(layer: number, ahead: number, votes: Votes): void {
     const { streams, depth } = this;

@@ -58,19 +58,10 @@ export class Panel {
   }
 
   observe(route: Route, streams: Streams | undefined): void {
-    this.check(route);
-    for (const predictor of this.predictors) predictor.observe(route, streams);
-  }
-
-  /** The streams of the layer observed last, with more of it in them. */
-  look(route: Route, streams: Streams | undefined): void {
-    this.check(route);
-    for (const predictor of this.predictors) predictor.look?.(streams);
-  }
-
-  private check({ layer, count }: Route): void {
+    const { layer, count } = route;
     const { layers, experts } = this.shape;
     invariant(layer >= 0 && layer < layers && count <= experts, `a route of layer ${layer}`);
+    for (const predictor of this.predictors) predictor.observe(route, streams);
   }
 
   /** The `most` likeliest experts of the layer `ahead` layers after `layer`. Overwritten by the next call. */

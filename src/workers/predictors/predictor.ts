@@ -39,8 +39,6 @@ export interface Predictor {
   readonly name: PredictorName;
   /** `streams` are of the same layer and step; undefined when there was no time for them. */
   observe(route: Route, streams: Streams | undefined): void;
-  /** The streams of the route observed last, with more of its layer in them; undefined when there was no time for them. */
-  look?(streams: Streams | undefined): void;
   /** Adds experts of `layer`, which comes `ahead` layers after the last one observed, with the chance of each. */
   vote(layer: number, ahead: number, votes: Votes): void;
 }
