@@ -15,7 +15,7 @@
 import { statSync } from 'node:fs';
 import { availableParallelism, cpus, freemem, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
-import { median } from '#dist/disk/measure.js';
+import { median } from '#dist/eval/statistics.js';
 import { openModel } from '#dist/model/model.js';
 import { formatBytes, parseBytes } from '#dist/pipeline/memory.js';
 import { installPeer } from './peer/install.ts';

@@ -16,6 +16,7 @@ import { deviceOf } from '#dist/disk/device.js';
 import { bestPoint, storedMeasurement } from '#dist/disk/store.js';
 import { settingsOf } from '#dist/engine/options.js';
 import { planOf } from '#dist/engine/planning.js';
+import { median } from '#dist/eval/statistics.js';
 import { type Engine, type GenerationResult, open } from '#dist/index.js';
 import { openModel } from '#dist/model/model.js';
 import { POLICY_DEFAULT, type Policy } from '#dist/pipeline/eviction.js';
@@ -108,9 +109,6 @@ async function generate(engine: Engine, seed: number): Promise<GenerationResult>
   for await (const _ of answer);
   return answer.result;
 }
-
-const median = (numbers: readonly number[]): number =>
-  numbers.toSorted((a, b) => a - b)[numbers.length >> 1]!;
 
 const memory = budgetBytes();
 const bytesPerSecond = diskBytesPerSecond();

@@ -5,6 +5,7 @@
  * which compute waited for reads, tok/s, hit rate. Run: npm run bench:streaming -- MODEL [--memory 3G] [--tokens 16]
  */
 import { parseArgs } from 'node:util';
+import { median } from '#dist/eval/statistics.js';
 import { type OpenOptions, open } from '#dist/index.js';
 
 const { values, positionals } = parseArgs({
@@ -56,9 +57,6 @@ async function run(setting: Partial<OpenOptions>): Promise<Figures> {
     await engine.close();
   }
 }
-
-const median = (numbers: readonly number[]): number =>
-  numbers.toSorted((a, b) => a - b)[numbers.length >> 1]!;
 
 const found = SETTINGS.map(() => [] as Figures[]);
 for (let round = 0; round < ROUNDS; round++) {

@@ -17,6 +17,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
+import { median } from '#dist/eval/statistics.js';
 import { type Engine, type GenerationStats, type OpenOptions, open } from '#dist/index.js';
 import {
   createTraceRing,
@@ -82,11 +83,6 @@ async function microsPerToken(engine: Engine): Promise<number> {
 async function tokensOfARun(engine: Engine): Promise<number> {
   return Math.max(1, (await statsOfARun(engine)).answerTokens - 1);
 }
-
-const median = (numbers: readonly number[]): number => {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2;
-};
 
 /** Median of the differences by round, and the range that holds the true one nineteen times of twenty. */
 function difference(of: readonly number[], than: readonly number[]): string {

@@ -29,6 +29,7 @@ add_room(metal
   native/cpu/weights.cpp
   native/metal/checks/affine.cpp
   native/metal/checks/attention.cpp
+  native/metal/checks/by_type.cpp
   native/metal/checks/delta_net.cpp
   native/metal/checks/elementary.cpp
   native/metal/checks/material.cpp

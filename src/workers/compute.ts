@@ -309,8 +309,7 @@ class ComputeStage implements StageLogic<ComputeSetup, ComputeRun, ComputeTotals
       if (this.control.stopping) return false;
       this.backend.mix(layer);
       trace.lap(TRACE.mix, layer, rowCount, 0, 0);
-      if (setup.predictorsLearn || scheduler.controller.allowed > 0)
-        run.tellPredictors(layer, this.ids, rowCount);
+      if (setup.predictorsLearn || scheduler.wantsHints) run.tellPredictors(layer, this.ids, rowCount);
       if (!run.recordRoutes(layer, this.ids, this.weights, rowCount, this.control)) return false;
       const isLast = layer === layers - 1;
       const [nextLayer, nextRows] = isLast ? [0, rowsAfter] : [layer + 1, rowCount];

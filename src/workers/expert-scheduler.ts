@@ -134,9 +134,15 @@ export class ExpertScheduler {
     }
   }
 
+  /** Whether hints can become reads. A chunk that reads its next layer ahead knows better what it wants. */
+  get wantsHints(): boolean {
+    return this.controller.allowed > 0 && !this.union.isReading;
+  }
+
   /** A predictor's hint; see `HintedReads.take`. */
   prefetch(layer: number, expert: number): void {
-    this.hints.take(layer, expert);
+    if (this.wantsHints) this.hints.take(layer, expert);
+    else this.hints.refuse();
   }
 
   /** Gives back the slots that the backend has read. Only when it is known to have ended. */

@@ -64,6 +64,13 @@ export class HintedReads {
     }
   }
 
+  /** A hint that comes while none are read. */
+  refuse(): void {
+    const { counters } = this.ledger;
+    counters.hints++;
+    counters.hintsOverLimit++;
+  }
+
   /** The limit is for one row: a layer that wanted more experts, for a batch of rows, may prefetch more. */
   private limitNow(): number {
     const rows = Math.max(1, this.wantedBy[this.step.layer]! / this.parts.expertsPerToken);

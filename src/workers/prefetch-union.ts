@@ -57,6 +57,11 @@ export class UnionReads {
     this.held = new Int32Array(slots);
   }
 
+  /** Whether a next layer is read ahead. */
+  get isReading(): boolean {
+    return this.layer !== NONE;
+  }
+
   /** The step's layer has been routed; `nextLayer` follows for `nextRows` rows, NONE when that is not known. */
   begin(nextLayer: number, nextRows: number): void {
     const { experts, expertsPerToken, readsUnion } = this.parts;

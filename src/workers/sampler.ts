@@ -103,8 +103,6 @@ export class Sampler {
     const isBounded = topK > 0 && topK < this.scores.length;
     if (!isBounded && topP === 1 && minP === 0) return this.drawOfAll(largest);
     const floor = minP > 0 ? largest + Math.log(minP) : Number.NEGATIVE_INFINITY;
-    if (isBounded) this.gatherLargest(topK);
-    else this.gatherFrom(floor);
     return this.draw(isBounded ? this.keepOfTopK(topK, largest, floor) : this.keep(largest, floor), largest);
   }
 
@@ -202,10 +200,15 @@ export class Sampler {
     return top;
   }
 
-  /** Applies top-p and min-p. Returns how many ids are kept: the last so many of `heap`. */
+  /** Applies top-p and min-p to all. Returns how many ids are kept: the last so many of `heap`. */
   private keep(largest: number, floor: number): number {
     const { topP } = this.params;
-    const enough = topP < 1 ? topP * this.mass(largest) : Number.POSITIVE_INFINITY;
+    const mass = topP < 1 ? this.mass(largest) : Number.POSITIVE_INFINITY;
+    const enough = topP * mass;
+    // As many as there are of less than that each weigh no more than what top-p leaves out.
+    const negligible =
+      topP < 1 ? Math.log(((1 - topP) * mass) / this.scores.length) : Number.NEGATIVE_INFINITY;
+    this.gatherFrom(Math.max(floor, largest + negligible));
     let sum = 0;
     let kept = 0;
     while (this.heapSize > 0 && (kept === 0 || sum < enough)) {
@@ -220,6 +223,7 @@ export class Sampler {
 
   /** Top-p is a share of what top-k leaves, so all of that comes off the heap first. */
   private keepOfTopK(topK: number, largest: number, floor: number): number {
+    this.gatherLargest(topK);
     let total = 0;
     for (let index = 0; index < topK; index++) {
       this.weights[index] = Math.exp(this.scores[this.pop()]! - largest);

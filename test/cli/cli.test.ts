@@ -15,7 +15,7 @@ describe('generate', () => {
     expect(run.code).toBe(0);
     expect(run.stdout).toMatch(/^# tar\n\nArchiving utility\.[\s\S]*\n$/);
     expect(run.stderr).toMatch(
-      /^\[prompt 12 tokens, [\d.]+ tok\/s \| answer \d+ tokens, [\d.]+ tok\/s \| read [\d.]+ MB \| experts \d+ % hit\]\n$/,
+      /^\[prompt 12 tokens, [\d.]+ tok\/s \| answer \d+ tokens, [\d.]+ tok\/s \| read [\d.]+ MB \| experts \d+ % hit( \| ahead .*)?\]\n$/,
     );
   });
 

@@ -92,6 +92,20 @@ describe('a chunk that wants nearly all experts', () => {
     expect(present(goesOn)).toBeGreaterThan(present(ends) + 20);
   });
 
+  it('takes no hint for the next layer, and one row after it does', () => {
+    const rig = rigOf({ mode: 'fixed' });
+    const { scheduler } = rig;
+    const ids = routes(0);
+    scheduler.takeHints = () => scheduler.prefetch(1, 95);
+    scheduler.runLayer(0, ids, ids.length, 1, ROWS);
+    expect(scheduler.wantsHints).toBe(false);
+    expect(scheduler.counters.hints).toBeGreaterThan(0);
+    expect(scheduler.counters.hintsOverLimit).toBe(scheduler.counters.hints);
+    scheduler.runLayer(0, ids.subarray(0, MACHINE.expertsPerToken), MACHINE.expertsPerToken, 1, 1);
+    expect(scheduler.wantsHints).toBe(true);
+    expect(scheduler.counters.hintsOverLimit).toBeLessThan(scheduler.counters.hints);
+  });
+
   it.each([
     ['of a few rows', { rowsAfter: 0, nextRows: 2, count: UNION }],
     ['that wants less than half of a layer', { rowsAfter: 0, nextRows: ROWS, count: 40 }],

@@ -91,6 +91,24 @@ describe('Sampler', () => {
     );
   });
 
+  it.each([
+    ['rising', (id: number) => id / 500],
+    ['falling', (id: number) => -id / 500],
+    ['in waves, many of them equal', (id: number) => Math.round(20 * Math.sin(id))],
+    ['all equal', () => 1.5],
+  ])('keeps the same of thousands of logits that are %s', (_, logitOf) => {
+    const logits = Array.from({ length: 3000 }, (_each, id) => logitOf(id));
+    for (const changes of [{ topK: 1 }, { topK: 7 }, { topK: 2900 }, { topK: 0 }, { topK: 0, minP: 0 }]) {
+      const p = params({ topP: 0.6, minP: 0.01, temperature: 50, ...changes });
+      const kept = reference(logits, p);
+      const sampler = new Sampler(p, logits.length);
+      const seen = new Set<number>();
+      for (let draw = 0; draw < 200; draw++) seen.add(sampler.sample(Float32Array.from(logits)));
+      expect([...seen].filter((id) => !kept.has(id))).toEqual([]);
+      expect(seen.size).toBeGreaterThan(Math.min(kept.size - 1, 20));
+    }
+  });
+
   it('penalises a repeated token once, and forgets it after repeatLastN', () => {
     const p = params({ temperature: 0, repeatPenalty: 2, repeatLastN: 2 });
     const sampler = new Sampler(p, 3);

@@ -1,7 +1,7 @@
 // MLX's affine formats, every width of code with every group, from arrays at any byte.
 #include "../../cpu/elementary.h"
 #include "../../cpu/vector_kernels.h"
-#include "checks.h"
+#include "by_type.h"
 #include "material.h"
 
 namespace moestream::gpu {
@@ -91,24 +91,11 @@ double check_tensor(Runner& runner, TensorType type) { return check_tiles(runner
 
 double check_embed(Runner& runner, TensorType type) {
   Random random(24);
-  const std::size_t cols = 384;
-  const RandomAffine table(type, cols, 9, kSkewed[0], random);
-  const std::vector<RowEntry> rows{{8, 0, 0, 0}, {0, 1, 0, 0}, {5, 2, 0, 0}};
-  std::vector<float> stream(rows.size() * cols);
-  EmbedArguments arguments{static_cast<uint>(cols), 9};
+  const RandomAffine table(type, 384, 9, kSkewed[0], random);
   AffineArguments affine = arguments_of(table, table);
-  runner.run({"embed_" + lower_name(type),
-              {bound(0, table.codes), bound(1, rows), bound(2, stream), bound_arguments(3, arguments),
-               bound(4, table.scales), bound(5, table.biases), bound_arguments(6, affine)},
-              {3, 1, 1},
-              kMatvecThreads});
-  const std::vector<float> all = table.dequantised();
-  std::vector<float> expected;
-  for (const RowEntry& row : rows) {
-    expected.insert(expected.end(), all.begin() + static_cast<std::ptrdiff_t>(row.token * cols),
-                    all.begin() + static_cast<std::ptrdiff_t>((row.token + 1) * cols));
-  }
-  return same_bits(stream, expected);
+  const Bound arrays[] = {bound(0, table.codes), bound(4, table.scales), bound(5, table.biases),
+                          bound_arguments(6, affine)};
+  return check_embedding(runner, type, table.dequantised(), arrays);
 }
 
 double check_scores(Runner& runner, TensorType type) {
@@ -127,35 +114,18 @@ double check_scores(Runner& runner, TensorType type) {
   return same_bits(scores, matrix.times(x));
 }
 
-struct Kind {
-  const char* name;
-  const char* shape;
-  double tolerance;
-  double (*function)(Runner&, TensorType);
-};
-
-void add_for_every_type(std::vector<Check>& checks, const Kind& kind) {
-  for (const cpu::TypeTraits& traits : cpu::supported_types()) {
-    const TensorType type = traits.type;
-    if (!cpu::is_affine(type)) continue;
-    const std::string group = ", groups of " + std::to_string(cpu::affine_of(type).group);
-    checks.push_back({kind.name + lower_name(type), kind.shape + group, kind.tolerance,
-                      [type, function = kind.function](Runner& runner) { return function(runner, type); }});
-  }
-}
-
 }  // namespace
 
 void add_affine_checks(std::vector<Check>& checks) {
-  add_for_every_type(checks, {"matvec_", "segments of 11 and 5 rows, 2 inputs", kTolerance, check_matvec});
-  add_for_every_type(checks, {"gated_", "6 rows", kTolerance, check_gated});
-  add_for_every_type(checks, {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul});
-  add_for_every_type(checks, {"embed_", "3 of 9 rows", 0, check_embed});
-  add_for_every_type(checks, {"router_scores_", "10 x 384", 0, check_scores});
+  add_for_types(checks, Family::kAffine, {"matvec_", "segments of 11 and 5 rows, 2 inputs", kTolerance, check_matvec});
+  add_for_types(checks, Family::kAffine, {"gated_", "6 rows", kTolerance, check_gated});
+  add_for_types(checks, Family::kAffine, {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul});
+  add_for_types(checks, Family::kAffine, {"embed_", "3 of 9 rows", 0, check_embed});
+  add_for_types(checks, Family::kAffine, {"router_scores_", "10 x 384", 0, check_scores});
 }
 
 void add_affine_tensor_checks(std::vector<Check>& checks) {
-  add_for_every_type(checks, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
+  add_for_types(checks, Family::kAffine, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
 }
 
 }  // namespace moestream::gpu

@@ -4,7 +4,7 @@
 
 #include "../../cpu/elementary.h"
 #include "../../cpu/vector_kernels.h"
-#include "checks.h"
+#include "by_type.h"
 #include "material.h"
 
 namespace moestream::gpu {
@@ -102,51 +102,22 @@ double check_tensor(Runner& runner, TensorType type) { return check_tiles(runner
 
 double check_embed(Runner& runner, TensorType type) {
   Random random(14);
-  const std::size_t cols = odd_cols(type);
-  const RandomMatrix table(type, cols, 9, random);
-  const std::vector<RowEntry> rows{{8, 0, 0, 0}, {0, 1, 0, 0}, {5, 2, 0, 0}};
-  std::vector<float> stream(rows.size() * cols);
-  EmbedArguments arguments{static_cast<uint>(cols), 9};
-  runner.run({"embed_" + lower_name(type),
-              {bound(0, table.bytes), bound(1, rows), bound(2, stream), bound_arguments(3, arguments)},
-              {3, 1, 1},
-              kMatvecThreads});
-  const std::vector<float> all = table.dequantised();
-  std::vector<float> expected;
-  for (const RowEntry& row : rows) {
-    expected.insert(expected.end(), all.begin() + static_cast<std::ptrdiff_t>(row.token * cols),
-                    all.begin() + static_cast<std::ptrdiff_t>((row.token + 1) * cols));
-  }
-  return same_bits(stream, expected);
-}
-
-struct Kind {
-  const char* name;
-  const char* shape;
-  double tolerance;
-  double (*function)(Runner&, TensorType);
-};
-
-void add_for_every_type(std::vector<Check>& checks, const Kind& kind) {
-  for (const cpu::TypeTraits& traits : cpu::supported_types()) {
-    const TensorType type = traits.type;
-    if (cpu::is_affine(type)) continue;  // affine.cpp
-    checks.push_back({kind.name + lower_name(type), kind.shape, kind.tolerance,
-                      [type, function = kind.function](Runner& runner) { return function(runner, type); }});
-  }
+  const RandomMatrix table(type, odd_cols(type), 9, random);
+  const Bound arrays[] = {bound(0, table.bytes)};
+  return check_embedding(runner, type, table.dequantised(), arrays);
 }
 
 }  // namespace
 
 void add_product_checks(std::vector<Check>& checks) {
-  add_for_every_type(checks, {"matvec_", "segments of 13 and 5 rows, 3 inputs", kTolerance, check_matvec});
-  add_for_every_type(checks, {"gated_", "6 rows, 2 inputs", kTolerance, check_gated});
-  add_for_every_type(checks, {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul});
-  add_for_every_type(checks, {"embed_", "3 of 9 rows", 0, check_embed});
+  add_for_types(checks, Family::kBlocks, {"matvec_", "segments of 13 and 5 rows, 3 inputs", kTolerance, check_matvec});
+  add_for_types(checks, Family::kBlocks, {"gated_", "6 rows, 2 inputs", kTolerance, check_gated});
+  add_for_types(checks, Family::kBlocks, {"matmul_", "37 rows, 35 inputs", kTolerance, check_matmul});
+  add_for_types(checks, Family::kBlocks, {"embed_", "3 of 9 rows", 0, check_embed});
 }
 
 void add_tensor_checks(std::vector<Check>& checks) {
-  add_for_every_type(checks, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
+  add_for_types(checks, Family::kBlocks, {"tensor_matmul_", "37 rows, 35 inputs", kTolerance, check_tensor});
   add_affine_tensor_checks(checks);
 }
 
