@@ -2,9 +2,10 @@
 import { basename, dirname, extname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { MoestreamError } from '../errors.ts';
-import { jsonlPath, type LogContent, type LogResult, ResearchLog, readLog } from '../eval/research/log.ts';
+import { jsonlPath, type LogContent, ResearchLog, readLog } from '../eval/research/log.ts';
 import { lastKept, researchPage, totalGain } from '../eval/research/page.ts';
 import { type ResearchPlan, readPlan } from '../eval/research/plan.ts';
+import type { LogResult } from '../eval/research/records.ts';
 import { research } from '../eval/research/research.ts';
 import { screenshot } from '../eval/research/screenshot.ts';
 import { LocalRunner } from '../eval/tasks/local-runner.ts';

@@ -4,27 +4,9 @@
  * As with a GGUF nothing is decoded or changed and nothing is lost: tensors keep their names, types, shapes and bytes, in
  * the original's order, without gaps, so that any reader of safetensors reads it. Configuration and tokenizer are copied.
  */
-import { statSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Checkpoint, StoredTensor } from '../model/checkpoint.ts';
-import { TEXT_NAMES } from '../model/checkpoint-config.ts';
 import { DENSE_CHECKPOINT_NAME } from '../model/packed.ts';
 import type { DensePlan } from './dense-gguf.ts';
-
-export interface TextFile {
-  readonly name: string;
-  readonly path: string;
-  readonly sizeBytes: number;
-}
-
-/** The texts that a checkpoint has. */
-export function textsOf(checkpoint: Checkpoint): TextFile[] {
-  return TEXT_NAMES.flatMap((name) => {
-    const path = join(checkpoint.folder, name);
-    const found = statSync(path, { throwIfNoEntry: false });
-    return found === undefined ? [] : [{ name, path, sizeBytes: found.size }];
-  });
-}
 
 /** `expertTensors` are GGUF's names. */
 export function planDenseCheckpoint(checkpoint: Checkpoint, expertTensors: ReadonlySet<string>): DensePlan {

@@ -1,7 +1,7 @@
 /**
- * Which model a file is, without reading all of it: its metadata (of a checkpoint its configuration and tokenizer), every tensor's name, type and shape, and four samples
- * of every tensor's bytes. Two quantisations, two fine-tunes or two random models differ in samples; the same model in
- * one file or in several is the same. It answers "is this the model that was begun", not "is it undamaged".
+ * Which model a file is, without reading all of it: its metadata (of a checkpoint its configuration and tokenizer), every
+ * tensor's name, type and shape, and four samples of every tensor's bytes. Two quantisations, two fine-tunes or two random
+ * models differ in samples; the same model in one file or in several is the same. It answers "is this the model that was begun", not "is it undamaged".
  */
 import { createHash, type Hash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ import type { Gguf } from '../model/gguf.ts';
 import type { SourceFile } from '../model/model-source.ts';
 import type { Place } from '../model/places.ts';
 import { loadIo } from '../native.ts';
-import { textsOf } from './dense-checkpoint.ts';
+import { textsOf } from './checkpoint-texts.ts';
 import { openBuffered } from './disk.ts';
 
 const SAMPLES = 4;

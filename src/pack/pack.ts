@@ -26,7 +26,8 @@ import {
 import { bytesOf, partsOf, type StridedPlace } from '../model/places.ts';
 import type { ExpertMatrix, ExpertTensors } from '../model/tensor-map.ts';
 import { allocateShared, formatBytes, roundUp } from '../pipeline/memory.ts';
-import { planDenseCheckpoint, type TextFile, textsOf } from './dense-checkpoint.ts';
+import { type TextFile, textsOf } from './checkpoint-texts.ts';
+import { planDenseCheckpoint } from './dense-checkpoint.ts';
 import { type DensePlan, planDense } from './dense-gguf.ts';
 import {
   codeOf,

@@ -16,7 +16,8 @@ import type { Gguf } from '../model/gguf.ts';
 import type { Model } from '../model/model.ts';
 import type { SourceTensor } from '../model/model-source.ts';
 import { type Place, partsOf } from '../model/places.ts';
-import { encodeSafetensors, textsOf } from '../pack/dense-checkpoint.ts';
+import { textsOf } from '../pack/checkpoint-texts.ts';
+import { encodeSafetensors } from '../pack/dense-checkpoint.ts';
 import { encodeGguf } from '../pack/dense-gguf.ts';
 import { isSplitKey } from '../pack/fingerprint.ts';
 

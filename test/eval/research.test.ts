@@ -2,9 +2,10 @@
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { jsonlPath, type LogResult, ResearchLog, readLog } from '#dist/eval/research/log.js';
+import { jsonlPath, ResearchLog, readLog } from '#dist/eval/research/log.js';
 import { researchPage } from '#dist/eval/research/page.js';
 import { parsePlan, type ResearchPlan } from '#dist/eval/research/plan.js';
+import type { LogResult } from '#dist/eval/research/records.js';
 import { research } from '#dist/eval/research/research.js';
 import { renderPage } from '#dist/report/page.js';
 import { Random } from '#dist/workers/random.js';

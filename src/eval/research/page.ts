@@ -2,7 +2,8 @@
 import type { Table } from '../../report/blocks.ts';
 import { type Chart, trialsChart } from '../../report/charts.ts';
 import type { Page } from '../../report/page.ts';
-import type { LogContent, LogResult } from './log.ts';
+import type { LogContent } from './log.ts';
+import type { LogResult } from './records.ts';
 
 /** More names than this hide the curve. */
 const MARKS_MAX = 10;

@@ -26,8 +26,9 @@ import {
   experimentDigest,
   modelPath,
 } from './configuration.ts';
-import type { LogHead, LogPerplexity, LogResult, LogRound, LogRun, ResearchLog } from './log.ts';
+import type { ResearchLog } from './log.ts';
 import type { Experiment, ResearchPlan } from './plan.ts';
+import type { LogHead, LogPerplexity, LogResult, LogRound, LogRun } from './records.ts';
 import { judge } from './verdict.ts';
 
 export interface ResearchOptions {

@@ -1,5 +1,5 @@
 /** A result as one line of a table: tabs between the cells, and none within them. */
-import type { LogResult } from './log.ts';
+import type { LogResult } from './records.ts';
 
 const COLUMNS: readonly (readonly [string, (result: LogResult) => string | number | null])[] = [
   ['number', ({ number }) => number],
