@@ -139,6 +139,12 @@ export type ReadEngine = (typeof READ_ENGINES)[number];
 
 const READ_ENGINE_FILES: Readonly<Record<ReadEngine, string>> = { threads: 'fetch', uring: 'fetch-uring' };
 
+/**
+ * A reader's loop makes no objects, but by default V8 grants each thread a young generation as if it did: sixteen readers
+ * took 10 MB more on Node 20 and 35 MB on Node 26, of the 200 MB that Node.js may take. The old generation is for a CPU profile.
+ */
+const READER_HEAP = { maxYoungGenerationSizeMb: 1, maxOldGenerationSizeMb: 256 } as const;
+
 /** The threads that read. */
 export class ReaderPool {
   /** Blows when a reader dies. */
@@ -156,6 +162,7 @@ export class ReaderPool {
       idleTimeout: Number.POSITIVE_INFINITY,
       // A reader waits in its own loop; the pool must not wait in Atomics.wait between tasks.
       atomics: 'disabled',
+      resourceLimits: READER_HEAP,
     });
   }
 
