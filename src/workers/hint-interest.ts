@@ -1,7 +1,7 @@
 /**
  * Whether predictors are worth listening to.
  *
- * Predicting takes processor time: 1 to 4 % of a token where two cores compute without a pause (docs/findings.md). What it
+ * Predicting takes processor time: 2 to 5 % of a token where two cores compute without a pause (docs/findings.md). What it
  * can gain is the time in which compute waits for reads. While compute waits, predictors are heard. While it does not, they
  * do well or there is nothing to gain, and only an epoch without them tells: if compute does not wait in that one either,
  * nobody predicts until it does. Each trial that answers "they do well" doubles the calm epochs before the next, up to 64.

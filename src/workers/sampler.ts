@@ -205,7 +205,7 @@ export class Sampler {
     const { topP } = this.params;
     const mass = topP < 1 ? this.mass(largest) : Number.POSITIVE_INFINITY;
     const enough = topP * mass;
-    // As many as there are of less than that each weigh no more than what top-p leaves out.
+    // All ids below this weigh less together than what top-p leaves out: none of them would be kept.
     const negligible =
       topP < 1 ? Math.log(((1 - topP) * mass) / this.scores.length) : Number.NEGATIVE_INFINITY;
     this.gatherFrom(Math.max(floor, largest + negligible));
