@@ -24,7 +24,7 @@ export const LOGITS_WORDS = 1;
 /** Rows of logits that can wait for the sampler. */
 export const LOGITS_SLOTS = 4;
 
-/** A route with no experts asks for hints: the streams that come with it are of the layer that was routed last. */
+/** What a router chose, and the sequence number of the streams that go with it. */
 export const ROUTE_SEQUENCE = 0;
 export const ROUTE_LAYER = 1;
 export const ROUTE_ROWS = 2;

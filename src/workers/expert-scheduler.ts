@@ -141,8 +141,7 @@ export class ExpertScheduler {
 
   /** A predictor's hint; see `HintedReads.take`. */
   prefetch(layer: number, expert: number): void {
-    if (this.wantsHints) this.hints.take(layer, expert);
-    else this.hints.refuse();
+    this.hints.take(layer, expert, this.wantsHints);
   }
 
   /** Gives back the slots that the backend has read. Only when it is known to have ended. */

@@ -45,30 +45,23 @@ export class HintedReads {
   }
 
   /**
-   * Starts reading an expert that may be wanted soon, unless it is here, its layer has been routed, or the controller wants
-   * no more for that layer. Hints of a layer come the most likely first. Never waits, and never takes a slot that the
+   * Starts reading an expert that may be wanted soon, unless it is here, its layer has been routed, none are wanted now, or
+   * the controller wants no more for that layer. Hints of a layer come the most likely first. Never waits, and never takes a slot that the
    * current layer could need: twice top-k slots stay free or evictable. The reads begin when the disk has no demand.
    */
-  take(layer: number, expert: number): void {
+  take(layer: number, expert: number, wanted: boolean): void {
     const { slab, expertsPerToken } = this.parts;
     const { counters } = this.ledger;
     counters.hints++;
     if (slab.find(layer, expert) !== NONE) counters.hintsPresent++;
     else if (this.step.isOpen && layer === this.step.layer) counters.hintsStale++;
-    else if (this.acceptedFor[layer]! >= this.limitNow()) counters.hintsOverLimit++;
+    else if (!wanted || this.acceptedFor[layer]! >= this.limitNow()) counters.hintsOverLimit++;
     else if (slab.evictable(layer) <= 2 * expertsPerToken || !this.loads.hasRoom(layer, expert, READ_HINT)) {
       counters.hintsNoRoom++;
     } else {
       this.acceptedFor[layer] = this.acceptedFor[layer]! + 1;
       this.loads.issue(layer, expert, READ_HINT);
     }
-  }
-
-  /** A hint that comes while none are read. */
-  refuse(): void {
-    const { counters } = this.ledger;
-    counters.hints++;
-    counters.hintsOverLimit++;
   }
 
   /** The limit is for one row: a layer that wanted more experts, for a batch of rows, may prefetch more. */

@@ -212,10 +212,7 @@ export class Sampler {
     let sum = 0;
     let kept = 0;
     while (this.heapSize > 0 && (kept === 0 || sum < enough)) {
-      const score = this.scores[this.heap[0]!]!;
-      if (kept > 0 && score < floor) break;
-      this.pop();
-      sum += Math.exp(score - largest);
+      sum += Math.exp(this.scores[this.pop()]! - largest);
       kept++;
     }
     return kept;

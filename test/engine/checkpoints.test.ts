@@ -14,7 +14,7 @@ import { openModel } from '../../dist/model/model.js';
 import { pack } from '../../dist/pack/pack.js';
 import { verify } from '../../dist/pack/verify.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
-import { type Quantization, writeCheckpoint } from '../support/checkpoint-builder.js';
+import { mixture, writeCheckpoint } from '../support/checkpoint-builder.js';
 import { runCli } from '../support/cli.js';
 import { generate, score, withEngine } from '../support/engine.js';
 import { contentOf, temporaryFolder } from '../support/folder.js';
@@ -163,19 +163,6 @@ describe('packing a checkpoint', () => {
     expect(() => openModel(out)).toThrow(/tokenizer\.json: a file of a packed model is missing/);
   });
 });
-
-/** Modules in every width and every group that fit them. */
-function mixture(module: string): Quantization | undefined {
-  if (/layernorm|_norm|conv1d/.test(module)) return undefined;
-  if (module.includes('switch_mlp.gate')) return { bits: 2, group: 128 };
-  if (module.includes('switch_mlp.up')) return { bits: 3, group: 64 };
-  if (module.includes('switch_mlp.down')) return { bits: 6, group: 32 };
-  if (module.includes('self_attn')) return { bits: 5, group: 64 };
-  if (module.includes('in_proj')) return { bits: 8, group: 128 };
-  if (module.includes('shared_expert')) return { bits: 4, group: 32 };
-  if (module.includes('out_proj')) return undefined;
-  return { bits: 8, group: 32 };
-}
 
 describe('the same model in both formats', () => {
   it('as Hugging Face publishes it: the float64 reference of the GGUF', async () => {

@@ -13,7 +13,7 @@ import { loadCpu } from '../../dist/native.js';
 import { pack } from '../../dist/pack/pack.js';
 import { type RandomModelOptions, randomModel, runModel } from '../../dist/selftest/random-model.js';
 import { makeModel } from '../../dist-scripts/scripts/model-maker/make-model.js';
-import { type Quantization, writeCheckpoint } from '../support/checkpoint-builder.js';
+import { mixture, type Quantization, writeCheckpoint } from '../support/checkpoint-builder.js';
 import { generate, score, withEngine } from '../support/engine.js';
 import { temporaryFolder } from '../support/folder.js';
 import { fixture, readFloats, readJson, relativeRms } from '../support/golden.js';
@@ -114,25 +114,19 @@ describe.skipIf(missingEmulator !== undefined)('the committed MLX checkpoint', (
   });
 });
 
-/** All widths and groups; every matrix of a layer's input of another type, so that none shares a dispatch. */
-function mixture(module: string): Quantization | undefined {
-  if (/layernorm|_norm|conv1d/.test(module)) return undefined;
-  if (module.includes('switch_mlp.gate')) return { bits: 2, group: 128 };
-  if (module.includes('switch_mlp.up')) return { bits: 3, group: 64 };
-  if (module.includes('switch_mlp.down')) return { bits: 6, group: 32 };
-  if (module.includes('self_attn')) return { bits: 5, group: 64 };
+/** The mixture, but every matrix of a layer's input of another type, so that none shares a dispatch. */
+function mixtureApart(module: string): Quantization | undefined {
   if (module.includes('in_proj_qkv')) return { bits: 6, group: 128 };
   if (module.includes('in_proj')) return { bits: 4, group: 128 };
-  if (module.includes('shared_expert')) return { bits: 4, group: 32 };
   if (module.includes('out_proj')) return { bits: 3, group: 32 };
-  return { bits: 8, group: 32 };
+  return mixture(module);
 }
 
 describe.skipIf(missingEmulator !== undefined)('checkpoints as converters write them', () => {
   const folder = temporaryFolder();
   const gguf = join(folder, 'tiny.gguf');
   const tokens = [1, 5, 9, 200, 3, 3, 7, 250, 12, 40];
-  const write = (name: string, quantize: typeof mixture, skew: number): string => {
+  const write = (name: string, quantize: typeof mixtureApart, skew: number): string => {
     writeCheckpoint(gguf, join(folder, name), { dialect: 'mlx', quantize, skew, shards: 2 });
     return join(folder, name);
   };
@@ -142,11 +136,11 @@ describe.skipIf(missingEmulator !== undefined)('checkpoints as converters write 
   beforeEach(() => emulator.reset(false));
 
   test.each([0, 1, 2, 3])('tensors that begin %i bytes beyond a word', async (skew) => {
-    await expectSame({ model: write(`mixture-${skew}`, mixture, skew) }, tokens);
+    await expectSame({ model: write(`mixture-${skew}`, mixtureApart, skew) }, tokens);
   });
 
   it('with a slab smaller than the model, the text of the CPU', async () => {
-    const model = write('streamed', mixture, 5);
+    const model = write('streamed', mixtureApart, 5);
     const base = { model, contextLength: 64, chunk: 8 } as const;
     const { plan } = planOf(openModel(model), settingsOf({ ...base, backend }));
     const options = { ...base, memory: plan.smallestBytes + Math.floor(plan.allExpertsBytes / 5) };
@@ -163,7 +157,8 @@ describe.skipIf(missingEmulator !== undefined)('checkpoints as converters write 
   });
 
   it('a matrix of plain numbers that begins at an odd byte is refused by name', async () => {
-    const plain: typeof mixture = (module) => (module.includes('out_proj') ? undefined : mixture(module));
+    const plain: typeof mixtureApart = (module) =>
+      module.includes('out_proj') ? undefined : mixtureApart(module);
     const model = write('plain', plain, 1);
     await expect(scored({ model, backend }, tokens)).rejects.toMatchObject({
       code: 'MODEL_UNSUPPORTED',

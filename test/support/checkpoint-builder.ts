@@ -46,6 +46,19 @@ export interface Quantization {
   readonly group: number;
 }
 
+/** Modules in every width and every group that fit them. */
+export function mixture(module: string): Quantization | undefined {
+  if (/layernorm|_norm|conv1d/.test(module)) return undefined;
+  if (module.includes('switch_mlp.gate')) return { bits: 2, group: 128 };
+  if (module.includes('switch_mlp.up')) return { bits: 3, group: 64 };
+  if (module.includes('switch_mlp.down')) return { bits: 6, group: 32 };
+  if (module.includes('self_attn')) return { bits: 5, group: 64 };
+  if (module.includes('in_proj')) return { bits: 8, group: 128 };
+  if (module.includes('shared_expert')) return { bits: 4, group: 32 };
+  if (module.includes('out_proj')) return undefined;
+  return { bits: 8, group: 32 };
+}
+
 export interface CheckpointOptions {
   readonly dialect: 'mlx' | 'hf';
   /** What a module is quantised to, by its name without the path before `layers`; undefined leaves it as it is. */
